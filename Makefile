@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up all they need, in a virtual environment of their own.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make demo   serve an ASGI app on ffloop under uvicorn and send it requests"
+	@echo "make test   run all tests, at both speeds"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  measure the loops that are installed, side by side"
+	@echo "PYTHON=...  the interpreter to use ($(PYTHON)); VENV=... where to set up ($(VENV))"
+
+# The stamp depends on what is compiled, so that a changed C file is built again.
+$(VENV)/.ready: pyproject.toml setup.py build_ffi.py vendor/libuv.pin $(wildcard src/ffloop/native/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group test --editable .
+	@touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: setup
+	$(PYTEST)
+	FFLOOP_PURE=1 $(PYTEST)
+
+lint: setup
+	$(BIN)/python -m pip install --quiet --group lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info src/ffloop/uv/_libuv.* vendor/libuv

@@ -1,0 +1,82 @@
+/* What all handles share (allocation, closing), and the two that are nothing more: timers and wake-ups.
+ * Python holds a handle as a bare pointer from its constructor to ffloop_handle_close, which takes it
+ * over; the memory goes when libuv's close callback comes.
+ */
+#include "ffloop.h"
+
+#include <stdlib.h>
+
+uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token) {
+  uv_handle_t *handle = calloc(1, uv_handle_size(type));
+
+  if (handle == NULL)
+    return NULL;
+  handle->data = (void *) (intptr_t) token;
+  loop->open_handles++;
+  return handle;
+}
+
+static void on_close(uv_handle_t *handle) {
+  FFLOOP_OF(handle)->open_handles--;
+  free(handle);
+}
+
+/* Closes the handle, and with it the descriptor that it owns. The pointer is dead from here on. */
+void ffloop_handle_close(uv_handle_t *handle) {
+  uv_close(handle, on_close);
+}
+
+static void on_timer(uv_timer_t *timer) {
+  ffloop_append(FFLOOP_OF(timer), FFLOOP_TOKEN(timer), FFLOOP_TIMER, 0, 0);
+}
+
+uv_handle_t *ffloop_timer_new(ffloop_loop *loop, int64_t token, int *error) {
+  uv_handle_t *timer = ffloop_handle_new(loop, UV_TIMER, token);
+
+  if (timer == NULL) {
+    *error = UV_ENOMEM;
+    return NULL;
+  }
+  uv_timer_init(&loop->uv, (uv_timer_t *) timer);
+  return timer;
+}
+
+/* Milliseconds are all that libuv's timers know: both durations are rounded up, never to 0. */
+int ffloop_timer_start(uv_handle_t *timer, int64_t timeout_ns, int64_t repeat_ns) {
+  uint64_t moment = (uv_hrtime() + (uint64_t) timeout_ns + 999999) / 1000000;
+  uint64_t now;
+
+  uv_update_time(timer->loop);
+  now = uv_now(timer->loop);
+  return uv_timer_start((uv_timer_t *) timer, on_timer, moment > now ? moment - now : 0,
+                        ((uint64_t) repeat_ns + 999999) / 1000000);
+}
+
+int ffloop_timer_stop(uv_handle_t *timer) {
+  return uv_timer_stop((uv_timer_t *) timer);
+}
+
+static void on_async(uv_async_t *async) {
+  ffloop_append(FFLOOP_OF(async), FFLOOP_TOKEN(async), FFLOOP_ASYNC, 0, 0);
+}
+
+uv_handle_t *ffloop_async_new(ffloop_loop *loop, int64_t token, int *error) {
+  uv_handle_t *async = ffloop_handle_new(loop, UV_ASYNC, token);
+
+  *error = UV_ENOMEM;
+  if (async == NULL)
+    return NULL;
+  *error = uv_async_init(&loop->uv, (uv_async_t *) async, on_async);
+  if (*error != 0) {
+    /* uv_async_init fails before it links the handle: closing one that was never linked aborts. */
+    loop->open_handles--;
+    free(async);
+    return NULL;
+  }
+  return async;
+}
+
+/* From any thread, as long as Python has not closed the handle. */
+int ffloop_async_send(uv_handle_t *async) {
+  return uv_async_send((uv_async_t *) async);
+}

@@ -1,0 +1,205 @@
+/* The completion queue: one libuv loop, the records that its callbacks append, and the region that
+ * received bytes land in. What lives here runs once a turn. What a single kind of handle needs does not:
+ * see handles.c, stream.c, poll.c and resolve.c.
+ */
+#include "ffloop.h"
+
+#include <stdlib.h>
+#include <string.h>
+#ifdef __linux__
+#include <unistd.h>
+#endif
+
+const int FFLOOP_EOF = UV_EOF;
+const int FFLOOP_ENOBUFS = UV_ENOBUFS;
+const int FFLOOP_EBUSY = UV_EBUSY;
+const int FFLOOP_EEXIST = UV_EEXIST;
+#ifdef FFLOOP_USES_SYSTEM_LIBUV
+const int FFLOOP_SYSTEM_LIBUV = 1;
+#else
+const int FFLOOP_SYSTEM_LIBUV = 0;
+#endif
+
+enum { FIRST_RECORDS = 256 };
+
+static void on_wake(uv_async_t *wake) {
+  /* The poll has ended: that is all that a wake-up is for. */
+  (void) wake;
+}
+
+static void on_deadline(uv_timer_t *deadline) {
+  (void) deadline;
+}
+
+/* Returns a loop that Python owns (ffloop_loop_free frees it), or NULL with *error set; then nothing is
+ * left open. */
+ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
+  ffloop_loop *loop = calloc(1, sizeof *loop);
+
+  *error = UV_ENOMEM;
+  if (loop == NULL)
+    return NULL;
+#ifdef __linux__
+  loop->poll_set = -1;
+#endif
+  loop->records = malloc(FIRST_RECORDS * sizeof *loop->records);
+  loop->region = malloc(region_size);
+  if (loop->records == NULL || loop->region == NULL)
+    goto free_memory;
+  loop->capacity = FIRST_RECORDS;
+  loop->region_size = region_size;
+
+  *error = uv_mutex_init(&loop->wake_lock);
+  if (*error != 0)
+    goto free_memory;
+  *error = uv_loop_init(&loop->uv);
+  if (*error != 0)
+    goto destroy_lock;
+  loop->uv.data = loop;
+  *error = uv_async_init(&loop->uv, &loop->wake, on_wake);
+  if (*error != 0)
+    goto close_loop;
+  uv_timer_init(&loop->uv, &loop->deadline);
+  return loop;
+
+close_loop:
+  uv_loop_close(&loop->uv);
+destroy_lock:
+  uv_mutex_destroy(&loop->wake_lock);
+free_memory:
+  free(loop->records);
+  free(loop->region);
+  free(loop);
+  return NULL;
+}
+
+static void close_walked(uv_handle_t *handle, void *arg) {
+  ffloop_loop *loop = arg;
+
+  if (uv_is_closing(handle))
+    return;
+  if (handle == (uv_handle_t *) &loop->wake || handle == (uv_handle_t *) &loop->deadline)
+    uv_close(handle, NULL);
+#ifdef __linux__
+  else if (handle == (uv_handle_t *) &loop->poll_watch)
+    uv_close(handle, NULL);
+#endif
+  else
+    ffloop_handle_close(handle);
+}
+
+/* Closes every handle that is still open, then the loop. Returns 0, or UV_EBUSY while libuv's threads
+ * still work on a name look-up for it: then call again later, the memory must stay until that works. */
+int ffloop_loop_close(ffloop_loop *loop) {
+  int turns;
+  int status = UV_EBUSY;
+
+  if (!loop->closed) {
+    uv_mutex_lock(&loop->wake_lock);
+    loop->closed = 1;
+    uv_mutex_unlock(&loop->wake_lock);
+    uv_walk(&loop->uv, close_walked, loop);
+  }
+  /* A close callback runs in the turn after uv_close; a stream with a queued write takes one more. */
+  for (turns = 0; turns < 8 && status == UV_EBUSY; turns++) {
+    uv_run(&loop->uv, UV_RUN_NOWAIT);
+    status = uv_loop_close(&loop->uv);
+  }
+#ifdef __linux__
+  if (status == 0 && loop->poll_set != -1) {
+    close(loop->poll_set);
+    loop->poll_set = -1;
+  }
+#endif
+  loop->finished = status == 0;
+  return status;
+}
+
+/* Frees what ffloop_loop_new made. Python's garbage collector calls it, so that no thread inside
+ * ffloop_wake is left with a dead pointer. A loop that was never closed keeps its memory: libuv may
+ * still use it. */
+void ffloop_loop_free(ffloop_loop *loop) {
+  if (!loop->finished)
+    return;
+  uv_mutex_destroy(&loop->wake_lock);
+  free(loop->records);
+  free(loop->region);
+  free(loop);
+}
+
+/* Runs libuv once and returns how many records it left in ffloop_records, or an error (UV_ENOMEM).
+ * timeout_ns: how long to wait when nothing happens; 0 polls, a negative number waits for ever. */
+int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
+  uv_run_mode mode = timeout_ns == 0 ? UV_RUN_NOWAIT : UV_RUN_ONCE;
+
+  loop->count = 0;
+  loop->region_used = 0;
+  if (timeout_ns > 0) {
+    /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration,
+     * is what keeps a timer from firing early. */
+    uint64_t moment = (uv_hrtime() + (uint64_t) timeout_ns + 999999) / 1000000;
+    uint64_t now;
+    uv_update_time(&loop->uv);
+    now = uv_now(&loop->uv);
+    uv_timer_start(&loop->deadline, on_deadline, moment > now ? moment - now : 0, 0);
+    uv_run(&loop->uv, mode);
+    uv_timer_stop(&loop->deadline);
+  } else {
+    uv_run(&loop->uv, mode);
+  }
+  if (loop->failed) {
+    loop->failed = 0;
+    return UV_ENOMEM;
+  }
+  return (int) loop->count;
+}
+
+/* The batch of the last ffloop_run. The array moves when it grows: ask again after each run. */
+ffloop_record *ffloop_records(ffloop_loop *loop) {
+  return loop->records;
+}
+
+/* What was received in the last ffloop_run; it never moves. */
+char *ffloop_region(ffloop_loop *loop) {
+  return loop->region;
+}
+
+/* Ends a running poll, or the next one. From any thread, and harmless on a closed loop; the caller's
+ * reference to `loop` keeps the memory. */
+void ffloop_wake(ffloop_loop *loop) {
+  uv_mutex_lock(&loop->wake_lock);
+  if (!loop->closed)
+    uv_async_send(&loop->wake);
+  uv_mutex_unlock(&loop->wake_lock);
+}
+
+int ffloop_open_handles(ffloop_loop *loop) {
+  return loop->open_handles;
+}
+
+int ffloop_reserve(ffloop_loop *loop) {
+  ffloop_record *grown;
+
+  if (loop->count < loop->capacity)
+    return 1;
+  grown = realloc(loop->records, 2 * loop->capacity * sizeof *grown);
+  if (grown == NULL)
+    return 0;
+  loop->records = grown;
+  loop->capacity *= 2;
+  return 1;
+}
+
+void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload) {
+  ffloop_record *record;
+
+  if (!ffloop_reserve(loop)) {
+    loop->failed = 1;
+    return;
+  }
+  record = &loop->records[loop->count++];
+  record->token = token;
+  record->kind = kind;
+  record->status = status;
+  record->payload = payload;
+}

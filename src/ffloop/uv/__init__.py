@@ -1,0 +1,44 @@
+"""libuv as a completion queue, for Python: handles, timers, and one call a turn.
+
+What lives here knows libuv and nothing of asyncio; it can be used on its own::
+
+    loop = uv.Loop()
+    timer = uv.Timer(loop)
+    timer.start(print, 0.5)
+    while loop.poll(None):
+        loop.dispatch()
+
+Names are libuv's own. Only the modules of this package touch the CFFI module.
+"""
+
+from .async_ import Async
+from .errors import EEXIST, ENOBUFS, EOF, gai_error, os_error
+from .handle import Handle
+from .loop import Loop, libuv_is_system, version
+from .poll import READABLE, WRITABLE, Poll
+from .resolve import Address, getaddrinfo, getnameinfo
+from .stream import Stream
+from .tcp import Tcp
+from .timer import Timer
+
+__all__ = [
+    "EEXIST",
+    "ENOBUFS",
+    "EOF",
+    "READABLE",
+    "WRITABLE",
+    "Address",
+    "Async",
+    "Handle",
+    "Loop",
+    "Poll",
+    "Stream",
+    "Tcp",
+    "Timer",
+    "gai_error",
+    "getaddrinfo",
+    "getnameinfo",
+    "libuv_is_system",
+    "os_error",
+    "version",
+]

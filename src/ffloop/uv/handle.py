@@ -1,0 +1,63 @@
+"""What all handles share: a token, a pointer, and how they are closed."""
+
+from typing import Any
+
+from ._libuv import ffi, lib
+from .errors import os_error
+from .loop import Loop
+
+
+class Handle:
+    """A libuv handle (https://docs.libuv.org/en/v1.x/handle.html).
+
+    The token names it in the records of the completion queue for its whole life. Its memory is C's, and
+    goes when libuv has closed it. Nothing closes a handle but `close()`, its own or the loop's: the loop
+    keeps every open handle alive.
+    """
+
+    __slots__ = ("_c", "_loop", "_token")
+
+    def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
+        """Create the handle with the C function `create`; raises the `OSError` that it reports."""
+        error = ffi.new("int *")
+        token = loop.new_token()
+        c = create(loop.pointer(), token, *arguments, error)
+        if c == ffi.NULL:
+            raise os_error(error[0])
+        self._c: Any = c
+        self._loop = loop
+        self._token = token
+        loop.handles[token] = self
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._c is None
+
+    def close(self) -> None:
+        """Close the handle and what it owns, at once; records that it still has coming are dropped.
+
+        Closing twice is harmless. Safe at any moment, from within the handling of any record too.
+        """
+        c = self._c
+        if c is not None:
+            self._c = None
+            self._loop.forget(self._token)
+            self._close(c)
+
+    def _close(self, c: Any) -> None:
+        lib.ffloop_handle_close(c)
+
+    def _pointer(self) -> Any:
+        if self._c is None:
+            raise ValueError(f"the {type(self).__name__} is closed")
+        return self._c
+
+    def _listen(self, kind: int, callback: Any) -> None:
+        self._loop.callbacks[kind][self._token] = callback
+
+
+def check(status: int) -> None:
+    """Raise the `OSError` for a negative `status`."""
+    if status < 0:
+        raise os_error(status)

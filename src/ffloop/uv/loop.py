@@ -1,0 +1,187 @@
+"""The loop: one call runs libuv once, the records that it leaves are dispatched from Python.
+
+What a handle is lives in handle.py; this file knows only tokens and callbacks.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from ._libuv import ffi, lib
+from .errors import os_error
+
+if TYPE_CHECKING:
+    from .handle import Handle
+
+REGION_SIZE = 512 * 1024
+"""Bytes that one turn can receive before reading waits for the next one."""
+
+_unfinished: list[Any] = []
+"""Loops that were closed while libuv's threads still looked a name up for them."""
+
+
+def version() -> str:
+    """Return the version of the libuv in use, like ``"1.52.1"``."""
+    return ffi.string(lib.uv_version_string()).decode("ascii")
+
+
+def libuv_is_system() -> bool:
+    """Return whether the system's libuv is linked, and not the vendored one."""
+    return bool(lib.FFLOOP_SYSTEM_LIBUV)
+
+
+def _finish(c: Any) -> bool:
+    return bool(lib.ffloop_loop_close(c) == 0)
+
+
+def _finish_unfinished() -> None:
+    _unfinished[:] = [c for c in _unfinished if not _finish(c)]
+
+
+class Loop:
+    """A libuv loop (https://docs.libuv.org/en/v1.x/loop.html) with its completion queue.
+
+    `poll()` and `dispatch()` alternate; both belong to one thread, as do all handles. Only `wake()` may be
+    called from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Raises `OSError` when the system has no descriptors or no memory left."""
+        _finish_unfinished()
+        error = ffi.new("int *")
+        c = lib.ffloop_loop_new(REGION_SIZE, error)
+        if c == ffi.NULL:
+            raise os_error(error[0])
+        self._c: Any = ffi.gc(c, lib.ffloop_loop_free)
+        self.new_token: Callable[[], int] = count(1).__next__
+        self.handles: dict[int, Handle] = {}
+        """Every open handle, by its token."""
+        self.callbacks: tuple[dict[int, Callable[[int, int], object]], ...] = tuple({} for _ in range(lib.FFLOOP_KINDS))
+        """For each kind of record: who gets its status and payload, by token."""
+        self.in_flight: dict[int, Any] = {}
+        """Memory that libuv still reads, by the token of the stream that writes it."""
+        self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE)
+        """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
+        self._batch: Iterator[tuple[int, int, int, int]] | None = None
+        self._map_records()
+
+    def _map_records(self, length: int = 256) -> None:
+        self._numbers = memoryview(ffi.buffer(lib.ffloop_records(self._c), 32 * length)).cast("q")
+        self._mapped = length
+
+    def pointer(self) -> Any:
+        """Return the C loop, for the constructors of handles; raises `ValueError` when it is closed."""
+        if self._c is None:
+            raise ValueError("the loop is closed")
+        return self._c
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._c is None
+
+    def poll(self, timeout: float | None) -> int:
+        """Run libuv once and return how many records there are to dispatch.
+
+        timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
+        returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
+        returns 1 at once: their bytes would be overwritten.
+        """
+        if self._batch is not None:
+            return 1
+        if timeout is None:
+            found = lib.ffloop_run(self._c, -1)
+        elif timeout <= 0:
+            found = lib.ffloop_run(self._c, 0)
+        else:
+            found = lib.ffloop_run(self._c, math.ceil(timeout * 1e9))
+        if found > 0:
+            if found > self._mapped:
+                self._map_records(found)
+            numbers = iter(self._numbers[: 4 * found].tolist())
+            self._batch = zip(numbers, numbers, numbers, numbers)
+        elif found < 0:
+            raise MemoryError("out of memory for a record of the completion queue")
+        return found
+
+    def dispatch(self) -> None:
+        """Hand each record of the last poll to its callback, in order.
+
+        A callback's exception is let through, and the records after it stay: call again to go on. Calling
+        `poll` and `dispatch` from within a callback deals with the rest of the batch first.
+        """
+        batch = self._batch
+        if batch is None:
+            return
+        callbacks = self.callbacks
+        for token, kind, status, payload in batch:
+            callback = callbacks[kind].get(token)
+            if callback is not None:
+                callback(status, payload)
+            else:
+                self._drop(token, kind, payload)
+        if self._batch is batch:
+            self._batch = None
+
+    def dispatch_one(self) -> None:
+        """Like `dispatch`, for the next record alone."""
+        batch = self._batch
+        if batch is None:
+            return
+        for token, kind, status, payload in batch:
+            callback = self.callbacks[kind].get(token)
+            if callback is not None:
+                callback(status, payload)
+            else:
+                self._drop(token, kind, payload)
+            return
+        self._batch = None
+
+    def received(self, nread: int, offset: int) -> bytes:
+        """Return the bytes of a read record, given its status and payload."""
+        return self.region[offset : offset + nread]
+
+    def wake(self) -> None:
+        """End the running poll, or the next one. From any thread; harmless on a closed loop."""
+        c = self._c
+        if c is not None:
+            lib.ffloop_wake(c)
+
+    def forget(self, token: int) -> None:
+        """Drop all that is kept for `token`; records that come for it from now on are dropped."""
+        self.handles.pop(token, None)
+        for table in self.callbacks:
+            table.pop(token, None)
+
+    def close(self) -> None:
+        """Close every handle, then the loop. Closing twice is harmless.
+
+        A name look-up under way cannot be interrupted. Its thread goes on, and libuv's loop, invisible by
+        then, goes when it has ended.
+        """
+        c = self._c
+        if c is None:
+            return
+        for handle in list(self.handles.values()):
+            handle.close()
+        for token, kind, _, payload in self._batch or ():
+            self._drop(token, kind, payload)
+        self._batch = None
+        self._c = None
+        for table in self.callbacks:
+            table.clear()
+        if not _finish(c):
+            _unfinished.append(c)
+        self.in_flight.clear()
+        _finish_unfinished()
+
+    def _drop(self, token: int, kind: int, payload: int) -> None:
+        """Release what a record that nobody waits for carries."""
+        if kind == lib.FFLOOP_WRITE:
+            self.in_flight.pop(token, None)
+        elif kind == lib.FFLOOP_GETADDRINFO:
+            if payload:
+                lib.ffloop_addrinfo_free(payload)
+        elif kind == lib.FFLOOP_GETNAMEINFO and payload:
+            lib.ffloop_name_free(payload)

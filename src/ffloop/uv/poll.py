@@ -1,0 +1,39 @@
+"""Watching a descriptor that somebody else owns (https://docs.libuv.org/en/v1.x/poll.html)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ._libuv import lib
+from .handle import Handle, check
+from .loop import Loop
+
+READABLE: int = lib.FFLOOP_READABLE
+WRITABLE: int = lib.FFLOOP_WRITABLE
+
+
+class Poll(Handle):
+    """Says when a descriptor can be read or written. It neither closes it nor makes it non-blocking."""
+
+    __slots__ = ()
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        """Raises `OSError` when descriptors or memory are out."""
+        super().__init__(loop, lib.ffloop_poll_new, fd)
+
+    def start(self, events: int, callback: Callable[[int, int], object]) -> None:
+        """Watch for `events` (READABLE and WRITABLE, or'ed), in place of those watched before.
+
+        callback: called with 0 and what is ready, each turn for as long as it is ready. An error or a
+        hang-up is reported as both. Raises the `OSError` of the system: a descriptor that is closed or
+        cannot be watched (a regular file) is refused here.
+        """
+        check(lib.ffloop_poll_start(self._pointer(), events))
+        self._listen(lib.FFLOOP_POLL, callback)
+
+    def stop(self) -> None:
+        """Watch no more; what was already found ready is dropped."""
+        check(lib.ffloop_poll_stop(self._pointer()))
+        self._loop.callbacks[lib.FFLOOP_POLL].pop(self._token, None)
+
+    def _close(self, c: Any) -> None:
+        lib.ffloop_poll_close(c)

@@ -1,0 +1,90 @@
+"""Names and addresses (https://docs.libuv.org/en/v1.x/dns.html), resolved on libuv's threads."""
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ._libuv import ffi, lib
+from .errors import os_error
+from .handle import check
+from .loop import Loop
+
+Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+"""What `socket.getaddrinfo` gives for one address."""
+
+
+def getaddrinfo(
+    loop: Loop,
+    callback: Callable[[OSError | list[Address]], object],
+    node: bytes | None,
+    service: bytes | None,
+    family: int = 0,
+    socktype: int = 0,
+    protocol: int = 0,
+    flags: int = 0,
+) -> None:
+    """Call `callback` with what `socket.getaddrinfo` returns for the arguments, or with what it raises.
+
+    Raises `OSError` when the request could not be made.
+    """
+    token = loop.new_token()
+    table = loop.callbacks[lib.FFLOOP_GETADDRINFO]
+
+    def done(status: int, payload: int) -> None:
+        del table[token]
+        callback(os_error(status) if status < 0 else _addresses(payload))
+
+    arguments = (ffi.NULL if node is None else node, ffi.NULL if service is None else service)
+    check(lib.ffloop_getaddrinfo(loop.pointer(), token, *arguments, family, socktype, protocol, flags))
+    table[token] = done
+
+
+def _addresses(head: int) -> list[Address]:
+    entry = ffi.new("ffloop_address *")
+    found: list[Address] = []
+    rest = head
+    try:
+        while rest:
+            rest = lib.ffloop_addrinfo_next(rest, entry)
+            family = socket.AddressFamily(entry.family)
+            host = ffi.string(entry.host).decode("ascii")
+            address: tuple[Any, ...] = (host, entry.port)
+            if family == socket.AF_INET6:
+                address += (entry.flowinfo, entry.scope_id)
+            canonname = ffi.string(entry.canonname).decode("utf-8", "surrogateescape") if entry.canonname else ""
+            found.append((family, socket.SocketKind(entry.socktype), entry.protocol, canonname, address))
+    finally:
+        lib.ffloop_addrinfo_free(head)
+    return found
+
+
+def getnameinfo(
+    loop: Loop,
+    callback: Callable[[OSError | tuple[str, str]], object],
+    address: tuple[str, int, int, int],
+    ipv6: bool,
+    flags: int = 0,
+) -> None:
+    """Call `callback` with what `socket.getnameinfo` returns for the arguments, or with what it raises.
+
+    address: a literal host, the port, and for IPv6 flow information and scope. Raises `OSError` when the
+    request could not be made.
+    """
+    token = loop.new_token()
+    table = loop.callbacks[lib.FFLOOP_GETNAMEINFO]
+
+    def done(status: int, payload: int) -> None:
+        del table[token]
+        callback(os_error(status) if status < 0 else _name(payload))
+
+    host, port, flowinfo, scope = address
+    check(lib.ffloop_getnameinfo(loop.pointer(), token, host.encode("ascii"), port, flowinfo, scope, ipv6, flags))
+    table[token] = done
+
+
+def _name(pointer: int) -> tuple[str, str]:
+    name = ffi.cast("ffloop_name *", pointer)
+    try:
+        return ffi.string(name.host).decode("utf-8"), ffi.string(name.service).decode("utf-8")
+    finally:
+        lib.ffloop_name_free(pointer)

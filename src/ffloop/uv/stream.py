@@ -1,0 +1,74 @@
+"""Reading and writing streams (https://docs.libuv.org/en/v1.x/stream.html)."""
+
+from collections.abc import Callable
+
+from ._libuv import ffi, lib
+from .errors import os_error
+from .handle import Handle, check
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Stream(Handle):
+    """A connected stream. It owns its descriptor: `close()` closes it."""
+
+    __slots__ = ("_on_written",)
+
+    _on_written: Callable[[int], object] | None
+
+    def read_start(self, callback: Callable[[int, int], object]) -> None:
+        """Call `callback(nread, offset)` for what arrives.
+
+        nread is the number of bytes (`Loop.received` gives them), or a negative status: `EOF` at the end, the
+        error otherwise; after either nothing more comes. Raises `OSError` (ENOTCONN) on an unconnected
+        stream.
+        """
+        check(lib.ffloop_read_start(self._pointer()))
+        self._listen(lib.FFLOOP_READ, callback)
+
+    def read_stop(self) -> None:
+        """Read no more. A record that was already collected still comes: its bytes are nowhere else."""
+        check(lib.ffloop_read_stop(self._pointer()))
+
+    def try_write(self, data: bytes) -> int:
+        """Write what the kernel takes at once and return how many bytes that is, 0 when it would block.
+
+        A negative number is an error's status, for `os_error`: this call is too frequent to raise what most
+        callers have to hand on later.
+        """
+        return lib.ffloop_try_write(self._c, data, len(data))
+
+    def write(self, data: Buffer, callback: Callable[[int], object]) -> None:
+        """Write all of `data`, then call `callback` with 0 or an error's status.
+
+        One write at a time. `data` is kept alive and must not be changed until then. Raises the `OSError` of
+        a write that could not be queued.
+        """
+        memory = ffi.from_buffer("char[]", data)
+        status = lib.ffloop_write(self._pointer(), memory, 0, len(memory))
+        if status < 0:
+            raise os_error(status)
+        self._loop.in_flight[self._token] = memory
+        self._on_written = callback
+        self._listen(lib.FFLOOP_WRITE, self._on_write)
+
+    def write_queue_size(self) -> int:
+        """Return how many bytes of the write in flight the kernel has not taken yet."""
+        return lib.ffloop_write_queue_size(self._pointer())
+
+    def shutdown(self) -> None:
+        """Close the sending side at once; raises `OSError`. Call it when all writes are done."""
+        check(lib.ffloop_shutdown(self._pointer()))
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the stream's."""
+        fd = lib.ffloop_fileno(self._pointer())
+        check(fd)
+        return fd
+
+    def _on_write(self, status: int, payload: int) -> None:
+        self._loop.in_flight.pop(self._token, None)
+        callback = self._on_written
+        self._on_written = None
+        if callback is not None:
+            callback(status)
