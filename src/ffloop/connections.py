@@ -1,0 +1,346 @@
+"""Connections: how a socket becomes a transport, with TLS or without, and how clients connect.
+
+TLS is `asyncio.sslproto`'s: a protocol between the stream transport and the program's protocol.
+"""
+
+import asyncio
+import itertools
+import socket
+from asyncio import sslproto
+from asyncio.log import logger
+from asyncio.streams import StreamReaderProtocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import uv
+from .servers import ProtocolFactory, Server, Servers, check_ssl_timeouts
+from .sockets import check_ssl_socket
+from .transports import StreamTransport
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+
+class Connections(Servers):
+    """The part of the loop that makes connections."""
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Server | None = None,
+    ) -> StreamTransport:
+        """Return a transport that owns the descriptor of `sock`, which is detached.
+
+        Raises `OSError`; then `sock` is as it was.
+        """
+        facts = dict(extra) if extra else {}
+        if "peername" not in facts:
+            try:
+                facts["peername"] = sock.getpeername()
+            except OSError:
+                facts["peername"] = None
+        stream = uv.Tcp(self._uv, sock.fileno())
+        fd = sock.detach()
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
+            try:
+                stream.nodelay(True)
+            except OSError:
+                pass  # a stream that knows no Nagle's algorithm
+        transport = StreamTransport(self, stream, protocol, waiter, facts, server)
+        self._transports[fd] = transport
+        return transport
+
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: "ssl_module.SSLContext | None",
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Server | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport:
+        """Return the transport of a TLS session on the descriptor of `rawsock`, which is detached."""
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,  # type: ignore[arg-type]
+            waiter,  # type: ignore[arg-type]
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        transport: asyncio.Transport = ssl_protocol._app_transport
+        return transport
+
+    async def create_connection(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        host: str | None = None,
+        port: int | str | None = None,
+        *,
+        ssl: "ssl_module.SSLContext | bool | None" = None,
+        family: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+        sock: socket.socket | None = None,
+        local_addr: tuple[str, int] | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        happy_eyeballs_delay: float | None = None,
+        interleave: int | None = None,
+        all_errors: bool = False,
+    ) -> tuple[Any, Any]:
+        """Connect to `host` and `port`, or on `sock`; return the transport and the protocol.
+
+        Timeouts and the delay are in seconds. Raises `OSError` when no address can be reached (an
+        `ExceptionGroup` of them with `all_errors`), `ssl.SSLError` when the handshake fails, `TypeError` and
+        `ValueError` for arguments that do not go together. See
+        https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_connection.
+        """
+        if server_hostname is not None and not ssl:
+            raise ValueError("server_hostname is only meaningful with ssl")
+        if server_hostname is None and ssl:
+            # Nothing else says whose certificate it should be; "" says that it may be anybody's.
+            if not host:
+                raise ValueError("You must set server_hostname when using ssl without a host")
+            server_hostname = host
+        check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if sock is not None:
+            check_ssl_socket(sock)
+        ours = sock is None
+        if host is not None or port is not None:
+            if sock is not None:
+                raise ValueError("host/port and sock can not be specified at the same time")
+            if happy_eyeballs_delay is not None and interleave is None:
+                interleave = 1
+            sock = await self._connect_any(
+                (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
+            )
+        elif sock is None:
+            raise ValueError("host and port was not specified and no sock specified")
+        elif sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        try:
+            transport, protocol = await self._create_connection_transport(  # type: ignore[attr-defined]
+                sock,
+                protocol_factory,
+                ssl,
+                server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
+        except BaseException:
+            if ours:
+                sock.close()  # unless a transport has taken it over: then it is detached
+            raise
+        if self._debug:
+            connected = transport.get_extra_info("socket")
+            logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
+        return transport, protocol
+
+    async def start_tls(  # type: ignore[override]
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: "ssl_module.SSLContext",
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        """Put TLS between `transport` and `protocol`; return the transport that `protocol` is to use.
+
+        What has arrived and was not delivered yet goes to TLS. Timeouts are in seconds. Raises `TypeError` for
+        a transport that cannot be upgraded, `ssl.SSLError` when the handshake fails. See
+        https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.start_tls.
+        """
+        import ssl
+
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        if not getattr(transport, "_start_tls_compatible", False):
+            raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+        waiter: asyncio.Future[None] = self.create_future()
+        ssl_protocol = sslproto.SSLProtocol(
+            self,
+            protocol,
+            sslcontext,
+            waiter,
+            server_side,
+            server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+            call_connection_made=False,
+        )
+        # Until connection_made() has run, nothing may be delivered to the new protocol.
+        transport.pause_reading()
+        transport.set_protocol(ssl_protocol)
+        if server_side and isinstance(protocol, StreamReaderProtocol):
+            # A client may send its hello on the heels of a plain text prefix (the PROXY protocol): both come in
+            # one piece, and the stream reader has the hello (gh-142352).
+            received = protocol._stream_reader._buffer if protocol._stream_reader is not None else None  # type: ignore[attr-defined]
+            if received:
+                ssl_protocol._incoming.write(received)
+                received.clear()
+        connection_made = self.call_soon(ssl_protocol.connection_made, transport)
+        resume = self.call_soon(transport.resume_reading)
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            connection_made.cancel()
+            resume.cancel()
+            raise
+        return ssl_protocol._app_transport
+
+    async def _connect_any(
+        self,
+        address: tuple[str | None, int | str | None],
+        family: int,
+        proto: int,
+        flags: int,
+        local_addr: tuple[str, int] | None,
+        delay: float | None,
+        interleave: int | None,
+        all_errors: bool,
+    ) -> socket.socket:
+        """Return a socket that is connected to one of the addresses that `address` stands for."""
+        found = await self._resolve_stream(address, family, proto, flags)
+        local = None
+        if local_addr is not None:
+            local = await self._resolve_stream(local_addr, family, proto, flags)
+        if interleave:
+            found = interleave_families(found, interleave)
+        errors: list[OSError] = []
+        if delay is None:
+            sock = None
+            for info in found:
+                sock = await self._try_address(info, local, errors)
+                if sock is not None:
+                    break
+        else:
+            sock = await self._race(found, local, errors, delay)
+        if sock is not None:
+            return sock
+        if all_errors:
+            raise ExceptionGroup("create_connection failed", errors)
+        if len({str(error) for error in errors}) == 1:
+            raise errors[0]
+        raise OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")
+
+    async def _resolve_stream(self, address: Any, family: int, proto: int, flags: int) -> list[Any]:
+        infos: list[Any] = await self._ensure_resolved(  # type: ignore[attr-defined]
+            address, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags, loop=self
+        )
+        if not infos:
+            raise OSError("getaddrinfo() returned empty list")
+        return infos
+
+    async def _try_address(self, info: Any, local: list[Any] | None, errors: list[OSError]) -> socket.socket | None:
+        """Return a socket connected to the address in `info`, or None with the reason added to `errors`."""
+        family, kind, proto, _, address = info
+        sock = None
+        try:
+            sock = socket.socket(family, kind, proto)
+            sock.setblocking(False)
+            if local is not None:
+                _bind_local(sock, local)
+            await self.sock_connect(sock, address)
+        except OSError as exc:
+            if sock is not None:
+                sock.close()
+            errors.append(exc)
+            return None
+        except BaseException:
+            if sock is not None:
+                sock.close()
+            raise
+        return sock
+
+    async def _race(
+        self, found: list[Any], local: list[Any] | None, errors: list[OSError], delay: float
+    ) -> socket.socket | None:
+        """Try the addresses one after the other, a next one whenever the last has failed or has had `delay` seconds.
+
+        The first socket that connects is returned (RFC 8305); the others are closed.
+        """
+        waiting = iter(found)
+        running: list[asyncio.Task[socket.socket | None]] = []
+        by_address: list[list[OSError]] = []  # in the order of the attempts, not of the failures
+        winner = None
+        try:
+            while winner is None:
+                info = next(waiting, None)
+                if info is not None:
+                    by_address.append([])
+                    running.append(self.create_task(self._try_address(info, local, by_address[-1])))
+                elif not running:
+                    break
+                last = running[-1]
+                until = self.time() + delay
+                while running:
+                    patience = None if info is None else max(0.0, until - self.time())
+                    done, _ = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                    running = [task for task in running if task not in done]
+                    for task in done:
+                        sock = task.result()
+                        if sock is None:
+                            continue
+                        if winner is None:
+                            winner = sock
+                        else:
+                            sock.close()
+                    if winner is not None or not done or last in done:
+                        break
+        finally:
+            for task in running:
+                task.cancel()
+            for late in await asyncio.gather(*running, return_exceptions=True):
+                if isinstance(late, socket.socket):
+                    late.close()
+            errors.extend(itertools.chain.from_iterable(by_address))
+        return winner
+
+
+def interleave_families(infos: Sequence[Any], first: int) -> list[Any]:
+    """Return `infos` reordered so that families alternate, after `first` of the family that came first."""
+    families: dict[int, list[Any]] = {}
+    for info in infos:
+        families.setdefault(info[0], []).append(info)
+    queues = list(families.values())
+    head: list[Any] = []
+    if first > 1:
+        head, queues[0] = queues[0][: first - 1], queues[0][first - 1 :]
+    rounds = itertools.zip_longest(*queues)
+    return head + [info for info in itertools.chain.from_iterable(rounds) if info is not None]
+
+
+def _bind_local(sock: socket.socket, local: list[Any]) -> None:
+    """Bind `sock` to the first of the addresses that fits. Raises the last failure."""
+    failure = None
+    for family, _, _, _, address in local:
+        if family != sock.family:
+            continue
+        try:
+            sock.bind(address)
+        except OSError as exc:
+            failure = OSError(
+                exc.errno, f"error while attempting to bind on address {address!r}: {str(exc).lower()}"
+            )
+        else:
+            return
+    raise failure or OSError(f"no matching local address with family={sock.family!r} found")

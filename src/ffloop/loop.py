@@ -1,0 +1,16 @@
+"""`Loop`: the parts put together."""
+
+from .connections import Connections
+from .signals import Signals
+
+
+class Loop(Connections, Signals):
+    """An asyncio event loop on libuv: https://docs.python.org/3/library/asyncio-eventloop.html.
+
+    It is an `asyncio.BaseEventLoop`, and does what that class documents. Futures and tasks are asyncio's own.
+    """
+
+    def __repr__(self) -> str:
+        running, closed, debug = self.is_running(), self.is_closed(), self.get_debug()
+        return f"<ffloop.{type(self).__name__} {running=} {closed=} {debug=}>"
+

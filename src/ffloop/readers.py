@@ -1,0 +1,178 @@
+"""`add_reader`, `add_writer` and their like: watching descriptors that belong to the program.
+
+One watch per descriptor, with a reader and a writer each. Transports' own descriptors are refused here.
+"""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import uv
+from .core import Core
+
+
+class Watch:
+    """Who waits for one descriptor."""
+
+    __slots__ = ("_loop", "fd", "fileobj", "poll", "reader", "writer")
+
+    def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
+        self._loop = loop
+        self.fileobj = fileobj
+        self.fd = fd
+        self.poll = uv.Poll(loop._uv, fd)
+        self.reader: asyncio.Handle | None = None
+        self.writer: asyncio.Handle | None = None
+
+    def update(self) -> None:
+        """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
+        events = (uv.READABLE if self.reader is not None else 0) | (uv.WRITABLE if self.writer is not None else 0)
+        self.poll.start(events, self._on_ready)
+
+    def _on_ready(self, status: int, events: int) -> None:
+        reader, writer = self.reader, self.writer
+        if events & uv.READABLE and reader is not None:
+            if reader.cancelled():
+                self._loop._remove_reader(self.fd)
+            else:
+                reader._run()
+        # Unless the reader has removed it meanwhile, as it can where both wait in the ready queue.
+        if events & uv.WRITABLE and writer is not None and not self.poll.closed:
+            if writer.cancelled():
+                if self.writer is writer:
+                    self._loop._remove_writer(self.fd)
+            else:
+                writer._run()
+
+
+class Readers(Core):
+    """The part of the loop that watches descriptors."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` when the system has no descriptors or no memory left."""
+        super().__init__()
+        self._watches: dict[int, Watch] = {}
+        self._transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport] = weakref.WeakValueDictionary()
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """Call `callback(*args)` whenever `fd` (a number, or an object with `fileno()`) can be read.
+
+        Raises `ValueError` for something that is no descriptor, `RuntimeError` when a transport uses it, and
+        the `OSError` of a descriptor that cannot be watched. See `asyncio.loop.add_reader
+        <https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_reader>`_.
+        """
+        self._ensure_fd_no_transport(fd)
+        self._add_reader(fd, callback, *args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Stop what `add_reader` began. Returns whether there was a reader."""
+        self._ensure_fd_no_transport(fd)
+        return self._remove_reader(fd)
+
+    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """Like `add_reader`, for writing."""
+        self._ensure_fd_no_transport(fd)
+        self._add_writer(fd, callback, *args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """Stop what `add_writer` began. Returns whether there was a writer."""
+        self._ensure_fd_no_transport(fd)
+        return self._remove_writer(fd)
+
+    def close(self) -> None:
+        """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""
+        super().close()
+        self._watches.clear()
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        transport = self._transports.get(_fileno(fd))
+        if transport is not None and not transport.is_closing():
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    def _add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        self._check_closed()
+        handle = asyncio.Handle(callback, args, self, None)
+        watch = self._watch(fd)
+        replaced, watch.reader = watch.reader, handle
+        self._start(watch)
+        if replaced is not None:
+            replaced.cancel()
+        return handle
+
+    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        self._check_closed()
+        handle = asyncio.Handle(callback, args, self, None)
+        watch = self._watch(fd)
+        replaced, watch.writer = watch.writer, handle
+        self._start(watch)
+        if replaced is not None:
+            replaced.cancel()
+        return handle
+
+    def _remove_reader(self, fd: Any) -> bool:
+        watch = self._find(fd)
+        if watch is None:
+            return False
+        removed, watch.reader = watch.reader, None
+        return self._removed(watch, removed)
+
+    def _remove_writer(self, fd: Any) -> bool:
+        watch = self._find(fd)
+        if watch is None:
+            return False
+        removed, watch.writer = watch.writer, None
+        return self._removed(watch, removed)
+
+    def _watch(self, fileobj: Any) -> Watch:
+        fd = _fileno(fileobj)
+        if fd < 0:
+            raise ValueError(f"Invalid file descriptor: {fd}")
+        watch = self._watches.get(fd)
+        if watch is None:
+            watch = self._watches[fd] = Watch(self, fileobj, fd)
+        return watch
+
+    def _find(self, fileobj: Any) -> Watch | None:
+        if self.is_closed():
+            return None
+        fd = _fileno(fileobj)
+        if fd < 0:
+            # A socket that was closed before its reader was removed has no number any more.
+            return next((watch for watch in self._watches.values() if watch.fileobj is fileobj), None)
+        return self._watches.get(fd)
+
+    def _start(self, watch: Watch) -> None:
+        try:
+            watch.update()
+        except OSError:
+            # Nothing that was waiting before can be told apart from the newcomer: the descriptor is bad.
+            self._forget(watch)
+            raise
+
+    def _removed(self, watch: Watch, handle: asyncio.Handle | None) -> bool:
+        if watch.reader is None and watch.writer is None:
+            self._forget(watch)
+        elif handle is not None:
+            try:
+                watch.update()
+            except OSError:
+                self._forget(watch)
+        if handle is None:
+            return False
+        handle.cancel()
+        return True
+
+    def _forget(self, watch: Watch) -> None:
+        watch.poll.close()
+        if self._watches.get(watch.fd) is watch:
+            del self._watches[watch.fd]
+
+
+def _fileno(fileobj: Any) -> int:
+    if isinstance(fileobj, int):
+        return fileobj
+    try:
+        return int(fileobj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"Invalid file object: {fileobj!r}") from None

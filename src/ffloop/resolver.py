@@ -1,0 +1,149 @@
+"""`getaddrinfo` and `getnameinfo`: libuv's threads resolve names, literal addresses need none.
+
+Arguments are prepared, and results and errors formed, as the `socket` module does it.
+"""
+
+import asyncio
+import socket
+from asyncio.log import logger
+from typing import Any
+
+from . import uv
+from .core import Core
+
+AI_NUMERICHOST = socket.AI_NUMERICHOST
+
+
+class Resolver(Core):
+    """The part of the loop that turns names into addresses, and back."""
+
+    async def getaddrinfo(  # type: ignore[override]
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        *,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[uv.Address]:
+        """Return what `socket.getaddrinfo` returns for the arguments, and raise what it raises.
+
+        See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getaddrinfo.
+        """
+        if is_literal(host) and is_number(port):
+            # Nothing is looked up, so nothing can block.
+            return socket.getaddrinfo(host, port, family, type, proto, flags | AI_NUMERICHOST)
+        node = encode_host(host)
+        service = encode_service(port)
+        if node is None and service is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        started = self.time() if self._debug else 0.0
+        found = self.create_future()
+        uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
+        try:
+            addresses: list[uv.Address] = await found
+        finally:
+            if self._debug:
+                self._log_lookup(f"{host}:{port!r}", self.time() - started)
+        return addresses
+
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:  # type: ignore[override]
+        """Return what `socket.getnameinfo` returns for the arguments, and raise what it raises.
+
+        See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getnameinfo.
+        """
+        if not is_plain_address(sockaddr):
+            # Its complaints are its own: it refuses these before it looks anything up.
+            return socket.getnameinfo(sockaddr, flags)
+        host, port, *rest = sockaddr
+        ipv6 = ":" in host
+        found = self.create_future()
+        uv.getnameinfo(self._uv, _setter(found), (host, port, *rest, *(0, 0)[len(rest) :]), ipv6, flags)
+        name: tuple[str, str] = await found
+        return name
+
+    def _log_lookup(self, what: str, seconds: float) -> None:
+        if seconds >= self.slow_callback_duration:
+            logger.info("Getting address info %s took %.3fms", what, seconds * 1e3)
+        else:
+            logger.debug("Getting address info %s took %.3fms", what, seconds * 1e3)
+
+
+def _setter(future: asyncio.Future[Any]) -> Any:
+    def done(result: Any) -> None:
+        if future.done():
+            return
+        if isinstance(result, OSError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return done
+
+
+def is_literal(host: Any) -> bool:
+    """Return whether `host` is an IPv4 or IPv6 address (a zone at its end is allowed)."""
+    if not isinstance(host, str) or not host or "\0" in host:
+        return False
+    if ":" in host:
+        family, host = socket.AF_INET6, host.partition("%")[0]
+    elif host[0].isdigit():
+        family = socket.AF_INET
+    else:
+        return False
+    try:
+        socket.inet_pton(family, host)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+def is_number(port: Any) -> bool:
+    """Return whether `port` needs no look-up in the services database."""
+    if port is None or isinstance(port, int):
+        return True
+    return isinstance(port, str | bytes) and port.isdigit()
+
+
+def is_plain_address(sockaddr: Any) -> bool:
+    """Return whether `sockaddr` is a literal address that `getnameinfo` takes."""
+    if not isinstance(sockaddr, tuple) or not 2 <= len(sockaddr) <= 4:
+        return False
+    host, port, *rest = sockaddr
+    if not is_literal(host) or (":" not in host and rest):
+        return False
+    numbers = [port, *rest]
+    if not all(isinstance(number, int) for number in numbers) or not 0 <= port <= 0xFFFF:
+        return False
+    return all(0 <= number <= limit for number, limit in zip(rest, (0xFFFFF, 0xFFFFFFFF), strict=False))
+
+
+def encode_host(host: Any) -> bytes | None:
+    """Return `host` as the resolver takes it. Raises `UnicodeError`, `TypeError`, `ValueError`."""
+    if host is None:
+        return None
+    if isinstance(host, str):
+        host = host.encode("idna")
+    elif isinstance(host, bytearray):
+        host = bytes(host)
+    elif not isinstance(host, bytes):
+        raise TypeError("getaddrinfo() argument 1 must be string or None")
+    if b"\0" in host:
+        raise ValueError("embedded null character")
+    return bytes(host)
+
+
+def encode_service(port: Any) -> bytes | None:
+    """Return `port` as the resolver takes it. Raises `OSError`, `ValueError`."""
+    if port is None:
+        return None
+    if isinstance(port, int):
+        return b"%d" % port
+    if isinstance(port, str):
+        port = port.encode()
+    if not isinstance(port, bytes):
+        raise OSError("Int or String expected")
+    if b"\0" in port:
+        raise ValueError("embedded null character")
+    return port

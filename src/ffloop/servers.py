@@ -1,0 +1,400 @@
+"""Servers: listening sockets, accepting, and what is served.
+
+The listening sockets stay Python's: they are watched, never handed to libuv, so that closing a server
+cannot pull a descriptor from under anybody.
+"""
+
+import asyncio
+import collections.abc
+import contextvars
+import errno
+import itertools
+import os
+import socket
+import sys
+import weakref
+from asyncio import constants
+from asyncio.log import logger
+from asyncio.trsock import TransportSocket
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .resolver import Resolver
+from .sockets import Sockets, check_ssl_socket
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+    from .connections import Connections
+
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
+
+
+class Server(asyncio.Server):
+    """What `create_server` returns: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.Server.
+
+    It behaves as that of the newest Python does, whichever version runs it.
+    """
+
+    def __init__(
+        self,
+        loop: "Connections",
+        sockets: list[socket.socket],
+        protocol_factory: ProtocolFactory,
+        ssl_context: "ssl_module.SSLContext | None",
+        backlog: int,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None,
+    ) -> None:
+        """Take over `sockets`, which are bound; nothing listens yet."""
+        self._loop = loop
+        self._listening: list[socket.socket] | None = sockets
+        self._protocol_factory = protocol_factory
+        self._ssl_context = ssl_context
+        self._backlog = backlog
+        self._ssl_timeouts = {
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+            "ssl_shutdown_timeout": ssl_shutdown_timeout,
+        }
+        self._serving = False
+        self._serving_forever: asyncio.Future[None] | None = None
+        # Weak, so that a transport that nobody closed is still found out when it goes.
+        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._waiters: list[asyncio.Future[None]] | None = []  # None: closed, and nobody is connected
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} sockets={self.sockets!r}>"
+
+    @property
+    def sockets(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """The listening sockets; none when the server is closed."""
+        return tuple(TransportSocket(sock) for sock in self._listening or ())
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that serves."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """Return whether connections are accepted."""
+        return self._serving
+
+    async def start_serving(self) -> None:
+        """Begin to accept connections. Harmless when the server serves already."""
+        self._start_serving()
+        # The loop has polled the listening sockets once when this returns.
+        await asyncio.sleep(0)
+
+    async def serve_forever(self) -> None:
+        """Serve until cancelled, then close. Raises `RuntimeError` when closed, or called twice."""
+        if self._serving_forever is not None:
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
+        if self._listening is None:
+            raise RuntimeError(f"server {self!r} is closed")
+        self._start_serving()
+        self._serving_forever = self._loop.create_future()
+        try:
+            await self._serving_forever
+        except asyncio.CancelledError:
+            try:
+                self.close()
+                await self.wait_closed()
+            finally:
+                raise
+        finally:
+            self._serving_forever = None
+
+    def close(self) -> None:
+        """Stop listening. Connections that are open stay open; `wait_closed` waits for them."""
+        sockets, self._listening = self._listening, None
+        if sockets is None:
+            return
+        for sock in sockets:
+            if not self._loop.is_closed():
+                self._loop._remove_reader(sock)
+            sock.close()
+        self._serving = False
+        if self._serving_forever is not None and not self._serving_forever.done():
+            self._serving_forever.cancel()
+            self._serving_forever = None
+        if not self._clients:
+            self._wake_up()
+
+    def close_clients(self) -> None:
+        """Close every connection that is open, after what was written to it was sent."""
+        for transport in list(self._clients):
+            transport.close()
+
+    def abort_clients(self) -> None:
+        """Close every connection that is open, at once."""
+        for transport in list(self._clients):
+            transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed and the last of its connections has ended."""
+        if self._waiters is None:
+            return
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _start_serving(self) -> None:
+        if self._serving or self._listening is None:
+            return
+        self._serving = True
+        for sock in self._listening:
+            sock.listen(self._backlog)
+            self._watch(sock)
+
+    def _watch(self, sock: socket.socket) -> None:
+        if self._listening is not None and sock in self._listening:
+            self._loop._add_reader(sock, self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        """Accept what waits, but no more than fits the queue: others want their turn."""
+        for _ in range(self._backlog + 1):
+            if sock.fileno() == -1:
+                return  # a protocol's factory has closed the server
+            try:
+                connection, address = sock.accept()
+            except ConnectionAbortedError:
+                continue  # that one has gone; others may wait
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                if exc.errno not in OUT_OF_RESOURCES:
+                    raise
+                # It would be ready again at once, and again: look again when others may have closed some.
+                self._loop.call_exception_handler(
+                    {
+                        "message": "socket.accept() out of system resource",
+                        "exception": exc,
+                        "socket": TransportSocket(sock),
+                    }
+                )
+                self._loop._remove_reader(sock)
+                self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self._watch, sock)
+                return
+            # A connection's callbacks see neither each other's context variables nor the listener's.
+            contextvars.copy_context().run(self._connect, connection, address)
+
+    def _connect(self, connection: socket.socket, address: Any) -> None:
+        loop = self._loop
+        protocol: Any = None
+        transport: Any = None
+        waiter: asyncio.Future[None] | None = None
+        try:
+            connection.setblocking(False)
+            protocol = self._protocol_factory()
+            extra = {"peername": address}
+            if self._ssl_context is None:
+                loop._make_socket_transport(connection, protocol, extra=extra, server=self)
+            else:
+                waiter = loop.create_future()
+                transport = loop._make_ssl_transport(
+                    connection,
+                    protocol,
+                    self._ssl_context,
+                    waiter,
+                    server_side=True,
+                    extra=extra,
+                    server=self,
+                    **self._ssl_timeouts,
+                )
+        except (SystemExit, KeyboardInterrupt):
+            connection.close()
+            raise
+        except BaseException as exc:
+            connection.close()
+            self._refused(exc, protocol, transport)
+        if waiter is not None:
+
+            def handshake_done(waiter: asyncio.Future[None]) -> None:
+                exc = None if waiter.cancelled() else waiter.exception()
+                if exc is not None:
+                    transport.close()
+                    self._refused(exc, protocol, transport)
+
+            waiter.add_done_callback(handshake_done)
+
+    def _refused(self, exc: BaseException, protocol: Any, transport: Any) -> None:
+        if not self._loop.get_debug():
+            return
+        context = {"message": "Error on transport creation for incoming connection", "exception": exc}
+        if protocol is not None:
+            context["protocol"] = protocol
+        if transport is not None:
+            context["transport"] = transport
+        self._loop.call_exception_handler(context)
+
+    def _attach(self, transport: Any) -> None:
+        self._clients.add(transport)
+
+    def _detach(self, transport: Any) -> None:
+        self._clients.discard(transport)
+        if not self._clients and self._listening is None:
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Servers(Sockets, Resolver):
+    """The part of the loop that makes servers."""
+
+    async def create_server(  # type: ignore[override]
+        self,
+        protocol_factory: ProtocolFactory,
+        host: str | Iterable[str] | None = None,
+        port: int | str | None = None,
+        *,
+        family: int = socket.AF_UNSPEC,
+        flags: int = socket.AI_PASSIVE,
+        sock: socket.socket | None = None,
+        backlog: int = 100,
+        ssl: "ssl_module.SSLContext | None" = None,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
+        keep_alive: bool | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        start_serving: bool = True,
+    ) -> Server:
+        """Serve `protocol_factory()` to every connection on `host` and `port`, or on `sock`.
+
+        Timeouts are in seconds. Raises `OSError` when no address can be bound, `TypeError` and `ValueError`
+        for arguments that do not go together. See
+        https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_server.
+        """
+        if isinstance(ssl, bool):
+            raise TypeError("ssl argument must be an SSLContext or None")
+        check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if sock is not None:
+            check_ssl_socket(sock)
+        if host is not None or port is not None:
+            if sock is not None:
+                raise ValueError("host/port and sock can not be specified at the same time")
+            sockets = await self._bind_all(host, port, family, flags, reuse_address, reuse_port, keep_alive)
+        elif sock is None:
+            raise ValueError("Neither host/port nor sock were specified")
+        elif sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        else:
+            sockets = [sock]
+        for listening in sockets:
+            listening.setblocking(False)
+        server = Server(
+            self,  # type: ignore[arg-type]
+            sockets,
+            protocol_factory,
+            ssl,
+            backlog,
+            ssl_handshake_timeout,
+            ssl_shutdown_timeout,
+        )
+        if start_serving:
+            try:
+                await server.start_serving()
+            except BaseException:
+                server.close()
+                raise
+        if self._debug:
+            logger.info("%r is serving", server)
+        return server
+
+    async def _bind_all(
+        self,
+        host: str | Iterable[str] | None,
+        port: int | str | None,
+        family: int,
+        flags: int,
+        reuse_address: bool | None,
+        reuse_port: bool | None,
+        keep_alive: bool | None,
+    ) -> list[socket.socket]:
+        """Return a bound socket for every address that the host names stand for."""
+        if reuse_address is None:
+            reuse_address = os.name == "posix" and sys.platform != "cygwin"
+        hosts: Iterable[str | None]
+        if host == "":
+            hosts = [None]
+        elif isinstance(host, str) or not isinstance(host, collections.abc.Iterable):
+            hosts = [host]
+        else:
+            hosts = host
+        lookups = [self._resolve_listening(name, port, family, flags) for name in hosts]
+        found = dict.fromkeys(itertools.chain.from_iterable(await asyncio.gather(*lookups)))
+        sockets: list[socket.socket] = []
+        try:
+            for address_family, kind, protocol, _, address in found:
+                try:
+                    sock = socket.socket(address_family, kind, protocol)
+                except OSError:
+                    # The system knows the family by name only (IPv6 switched off, say).
+                    if self._debug:
+                        logger.warning(
+                            "create_server() failed to create socket.socket(%r, %r, %r)",
+                            address_family,
+                            kind,
+                            protocol,
+                            exc_info=True,
+                        )
+                    continue
+                sockets.append(sock)
+                internet = address_family in (socket.AF_INET, socket.AF_INET6)
+                if reuse_address:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
+                if reuse_port and internet:
+                    _set_reuse_port(sock)
+                if keep_alive:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, True)
+                if address_family == socket.AF_INET6 and hasattr(socket, "IPPROTO_IPV6"):
+                    # Else it would take the IPv4 address of the same port, which has a socket of its own.
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, True)
+                try:
+                    sock.bind(address)
+                except OSError as exc:
+                    message = f"error while attempting to bind on address {address!r}: {str(exc).lower()}"
+                    if exc.errno == errno.EADDRNOTAVAIL:
+                        # A name can stand for addresses that this machine does not have right now.
+                        sockets.pop().close()
+                        if self._debug:
+                            logger.warning(message)
+                        continue
+                    raise OSError(exc.errno, message) from None
+            if not sockets:
+                raise OSError(f"could not bind on any address out of {[info[4] for info in found]!r}")
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+    async def _resolve_listening(self, host: str | None, port: int | str | None, family: int, flags: int) -> list[Any]:
+        infos: list[Any] = await self._ensure_resolved(  # type: ignore[attr-defined]
+            (host, port), family=family, type=socket.SOCK_STREAM, flags=flags, loop=self
+        )
+        if not infos:
+            raise OSError(f"getaddrinfo({host!r}) returned empty list")
+        return infos
+
+
+def _set_reuse_port(sock: socket.socket) -> None:
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port not supported by socket module")
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
+    except OSError:
+        raise ValueError("reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented.") from None
+
+
+def check_ssl_timeouts(ssl: object, handshake: float | None, shutdown: float | None) -> None:
+    """Raise `ValueError` for a timeout of TLS where there is no TLS."""
+    if handshake is not None and not ssl:
+        raise ValueError("ssl_handshake_timeout is only meaningful with ssl")
+    if shutdown is not None and not ssl:
+        raise ValueError("ssl_shutdown_timeout is only meaningful with ssl")

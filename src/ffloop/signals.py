@@ -1,0 +1,182 @@
+"""Signals: they end the wait, and reach the handlers that the program set.
+
+While the loop runs in the main thread, Python's wake-up descriptor is ours: a signal writes a byte there,
+which ends the poll, and Python runs the handler between two bytecodes. Afterwards the descriptor that was
+set before is set again. With a handler of `add_signal_handler` it stays ours between runs too, so that
+a signal that comes before the loop runs is not lost.
+"""
+
+import asyncio
+import inspect
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .readers import Readers
+
+
+def _ignore(signum: int, frame: Any) -> None:
+    """Stand for a Python handler, so that the interpreter writes to the wake-up descriptor."""
+
+
+class Signals(Readers):
+    """The part of the loop that deals with signals."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` when the system has no descriptors or no memory left."""
+        super().__init__()
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._signal_pair: tuple[socket.socket, socket.socket] | None = None
+        self._wakeup_before: int | None = None
+        """The descriptor that ours has replaced, -1 for none; None while ours is not set."""
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call `callback(*args)` in the loop when the signal `sig` comes.
+
+        Raises `ValueError` for a number that is no signal, `RuntimeError` for a signal that cannot be caught
+        and off the main thread. See
+        https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.add_signal_handler.
+        """
+        if inspect.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        self._check_signal(sig)
+        self._check_closed()
+        try:
+            self._take_wakeup()
+        except (ValueError, OSError) as exc:
+            raise RuntimeError(str(exc)) from None
+        replaced = self._signal_handlers.get(sig)
+        self._signal_handlers[sig] = asyncio.Handle(callback, args, self, None)
+        try:
+            signal.signal(sig, _ignore)
+            # Slow system calls go on after the signal; ours is noticed through the descriptor.
+            if hasattr(signal, "siginterrupt"):
+                signal.siginterrupt(sig, False)
+        except OSError as exc:
+            if replaced is None:
+                del self._signal_handlers[sig]
+            else:
+                self._signal_handlers[sig] = replaced
+            if not self.is_running():
+                self._return_wakeup()
+            raise RuntimeError(f"sig {sig} cannot be caught") from exc
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Stop what `add_signal_handler` began, and give the signal its default action again.
+
+        Returns whether there was a handler. Raises `ValueError` for a number that is no signal.
+        """
+        self._check_signal(sig)
+        try:
+            del self._signal_handlers[sig]
+        except KeyError:
+            return False
+        default = signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL
+        try:
+            signal.signal(sig, default)
+        except OSError as exc:
+            raise RuntimeError(f"sig {sig} cannot be caught") from exc
+        if not self.is_running():
+            self._return_wakeup()
+        return True
+
+    def run_forever(self) -> None:
+        """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
+        if threading.current_thread() is not threading.main_thread():
+            # Signals are the main thread's.
+            super().run_forever()
+            return
+        self._check_closed()
+        try:
+            self._take_wakeup()
+        except ValueError:
+            pass  # the main thread of a subinterpreter: signals are the main interpreter's
+        try:
+            super().run_forever()
+        finally:
+            self._return_wakeup()
+
+    def close(self) -> None:
+        """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""
+        if not self.is_running() and not self.is_closed():
+            for sig in list(self._signal_handlers):
+                try:
+                    self.remove_signal_handler(sig)
+                except ValueError:
+                    break  # closed off the main thread, which alone may set handlers
+        super().close()
+        if self._signal_pair is not None:
+            self._return_wakeup()
+            for end in self._signal_pair:
+                end.close()
+            self._signal_pair = None
+
+    def _check_signal(self, sig: int) -> None:
+        if not isinstance(sig, int):
+            raise TypeError(f"sig must be an int, not {sig!r}")
+        if sig not in signal.valid_signals():
+            raise ValueError(f"invalid signal number {sig}")
+
+    def _take_wakeup(self) -> None:
+        """Have signals written to our descriptor. Raises `ValueError` off the main thread."""
+        if self._signal_pair is None:
+            pair = socket.socketpair()
+            try:
+                for end in pair:
+                    end.setblocking(False)
+                self._add_reader(pair[0].fileno(), self._on_wakeup)
+            except BaseException:
+                for end in pair:
+                    end.close()
+                raise
+            self._signal_pair = pair
+        fd = self._signal_pair[1].fileno()
+        before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        if before != fd:
+            self._wakeup_before = before
+
+    def _return_wakeup(self) -> None:
+        """Put back the descriptor that ours replaced, unless a handler still needs ours."""
+        before = self._wakeup_before
+        if before is None or self._signal_pair is None or (self._signal_handlers and not self.is_closed()):
+            return
+        ours = self._signal_pair[1].fileno()
+        try:
+            found = signal.set_wakeup_fd(before)
+            if found != ours:
+                # Somebody has set theirs meanwhile: it is not ours to take away.
+                signal.set_wakeup_fd(found)
+        except (ValueError, OSError):
+            return  # off the main thread, or the descriptor from before is closed by now
+        self._wakeup_before = None
+
+    def _on_wakeup(self) -> None:
+        pair = self._signal_pair
+        if pair is None:
+            return
+        while True:
+            try:
+                numbers = pair[0].recv(4096)
+            except (BlockingIOError, InterruptedError):
+                return
+            if not numbers:
+                return
+            if self._wakeup_before not in (None, -1) and os.name == "posix":
+                try:
+                    os.write(self._wakeup_before, numbers)
+                except OSError:
+                    pass  # full, or closed: no worse than had the signal found it so
+            for number in numbers:
+                self._on_signal(number)
+
+    def _on_signal(self, sig: int) -> None:
+        handle = self._signal_handlers.get(sig)
+        if handle is None:
+            return
+        if handle.cancelled():
+            self.remove_signal_handler(sig)
+        else:
+            self._ready.append(handle)

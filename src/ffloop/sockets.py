@@ -1,0 +1,140 @@
+"""`sock_recv` and its like: socket calls on the program's own non-blocking sockets.
+
+Each tries the call first and waits only when it would block.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .readers import Readers
+
+try:
+    import ssl
+except ImportError:  # a Python built without OpenSSL
+    ssl = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+
+
+class Sockets(Readers):
+    """The part of the loop that works on sockets."""
+
+    async def sock_recv(self, sock: socket.socket, nbytes: int) -> bytes:
+        """Receive up to `nbytes` bytes; b"" at the end. Raises `OSError`, as `socket.recv` does.
+
+        This and the following are
+        https://docs.python.org/3/library/asyncio-eventloop.html#working-with-socket-objects-directly.
+        """
+        return await self._when_readable(sock, sock.recv, nbytes)
+
+    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+        """Receive into `buf` and return the number of bytes; 0 at the end."""
+        return await self._when_readable(sock, sock.recv_into, buf)
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receive a datagram of up to `bufsize` bytes and return it with the sender's address."""
+        return await self._when_readable(sock, sock.recvfrom, bufsize)
+
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive a datagram into `buf`, up to `nbytes` bytes (0: all of it); return its length and sender."""
+        if not nbytes:
+            nbytes = len(buf)
+        return await self._when_readable(sock, sock.recvfrom_into, buf, nbytes)
+
+    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+        """Send all of `data`, bytes-like. When an `OSError` is raised, how much was sent is not known."""
+        self._check_socket(sock)
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        view = memoryview(data).cast("B")
+        while sent < len(view):
+            await self._writable(sock)
+            try:
+                sent += sock.send(view[sent:])
+            except (BlockingIOError, InterruptedError):
+                continue
+
+    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
+        """Send `data` to `address` as one datagram and return the number of bytes sent."""
+        self._check_socket(sock)
+        while True:
+            try:
+                return sock.sendto(data, address)
+            except (BlockingIOError, InterruptedError):
+                await self._writable(sock)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to `address`; a host name in it is resolved first. Raises `OSError`."""
+        self._check_socket(sock)
+        if sock.family == socket.AF_INET or (socket.has_ipv6 and sock.family == socket.AF_INET6):
+            infos = await self._ensure_resolved(  # type: ignore[attr-defined]
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = infos[0][4]
+        try:
+            sock.connect(address)
+        except (BlockingIOError, InterruptedError):
+            pass
+        else:
+            return
+        await self._writable(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, f"Connect call failed {address}")
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept a connection and return its socket, non-blocking, and the peer's address."""
+        connection, address = await self._when_readable(sock, sock.accept)
+        connection.setblocking(False)
+        return connection, address
+
+    def _check_socket(self, sock: socket.socket) -> None:
+        check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+
+    async def _when_readable(self, sock: socket.socket, call: Callable[..., T], *args: Any) -> T:
+        self._check_socket(sock)
+        while True:
+            try:
+                return call(*args)
+            except (BlockingIOError, InterruptedError):
+                await self._readable(sock)
+
+    async def _readable(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        future = self.create_future()
+        handle = self._add_reader(fd, _wake, future)
+        try:
+            await future
+        finally:
+            # Cancelled: someone else reads from this descriptor now.
+            if not handle.cancelled():
+                self._remove_reader(fd)
+
+    async def _writable(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        future = self.create_future()
+        handle = self._add_writer(fd, _wake, future)
+        try:
+            await future
+        finally:
+            if not handle.cancelled():
+                self._remove_writer(fd)
+
+
+def check_ssl_socket(sock: Any) -> None:
+    """Raise `TypeError` for an `ssl.SSLSocket`, whose calls would block."""
+    if ssl is not None and isinstance(sock, ssl.SSLSocket):
+        raise TypeError("Socket cannot be of type SSLSocket")
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

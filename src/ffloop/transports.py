@@ -1,0 +1,491 @@
+"""The stream transport: `asyncio.Transport` on a stream of libuv's.
+
+What lives here is one connection, from the moment that libuv owns its descriptor to `connection_lost()`. How
+connections come about does not: see connections.py and servers.py.
+
+Three things differ from a selector transport inside, and must not show outside:
+
+* `write()` only queues; the loop sends all that a turn has queued in one call (`Core._flush_writes`). Whatever
+  could notice, or overtake, queued bytes flushes first.
+* Received bytes come as records of a batch. When a callback pauses or closes the transport, records that are
+  already in the batch still come: they are held until reading goes on, or dropped.
+* libuv owns the descriptor, and `stream.close()` alone closes it. The socket object that users see only
+  borrows it.
+"""
+
+import asyncio
+import contextvars
+import socket
+import warnings
+from asyncio import constants
+from asyncio import transports as asyncio_transports
+from asyncio.log import logger
+from asyncio.trsock import TransportSocket
+from typing import TYPE_CHECKING, Any
+
+from . import uv
+from .core import Core
+
+if TYPE_CHECKING:
+    from .servers import Server
+
+FLUSH_AT = 64 * 1024
+"""Queued bytes at which a transport does not wait for the end of the turn."""
+
+_FLOW = asyncio_transports._FlowControlMixin  # type: ignore[attr-defined]
+
+
+class BorrowedSocket(socket.socket):
+    """A socket object for a descriptor that a stream owns: closing it only lets go of the descriptor."""
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        self.detach()
+
+    def __del__(self) -> None:
+        # Instead of the finalizer of socket.socket, which would close what is not ours.
+        self.detach()
+
+
+class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type]
+    """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports."""
+
+    _sendfile_compatible = constants._SendfileMode.FALLBACK  # type: ignore[attr-defined]
+    _start_tls_compatible = True
+
+    _loop: Any
+    _extra: dict[str, Any]
+    _protocol_paused: bool
+    _high_water: int
+    _low_water: int
+
+    def __init__(
+        self,
+        loop: Core,
+        stream: uv.Stream,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+        server: "Server | None" = None,
+    ) -> None:
+        """Take over `stream`; the protocol's `connection_made` is called soon, then reading starts."""
+        super().__init__(extra, loop)
+        self._stream = stream
+        self._region = loop._uv.region
+        self._server = server
+        self._context: contextvars.Context | None = None
+        self._socket: BorrowedSocket | None = None
+        self._pieces: list[bytes] = []
+        self._pieces_size = 0
+        self._writing = False  # a write is in flight: what the kernel would not take at once
+        self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
+        self._eof = False
+        self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
+        self._closing = False
+        self._paused = False
+        self.set_protocol(protocol)
+        if server is not None:
+            server._attach(self)
+        loop.call_soon(protocol.connection_made, self)  # type: ignore[arg-type]
+        # Only once connection_made() has returned may data_received() be called.
+        loop.call_soon(self._start_reading)
+        if waiter is not None:
+            # And only then may the creator go on.
+            loop.call_soon(_set_unless_cancelled, waiter)
+
+    # The protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Deliver to `protocol` from now on."""
+        self._protocol: Any = protocol
+        self._protocol_connected = True
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol in use."""
+        protocol: asyncio.BaseProtocol = self._protocol
+        return protocol
+
+    # Reading
+
+    def is_reading(self) -> bool:
+        """Return whether the protocol is to get what arrives."""
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        """Keep what arrives, here and in the kernel, until `resume_reading`."""
+        if not self.is_reading():
+            return
+        self._paused = True
+        if self._context is not None:
+            self._stream.read_stop()
+            self._context = None
+        if self._loop.get_debug():
+            logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        """Deliver again, what was kept first."""
+        if self._closing or not self._paused:
+            return
+        self._paused = False
+        self._start_reading()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    def _start_reading(self) -> None:
+        """Begin to deliver, in a copy of the context of this moment."""
+        if not self.is_reading() or self._context is not None:
+            return
+        self._context = contextvars.copy_context()
+        if self._held:
+            self._loop.call_soon(self._release)
+        try:
+            self._stream.read_start(self._on_read)
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+
+    def _on_read(self, nread: int, offset: int) -> None:
+        """Deliver a read record: `nread` bytes at `offset` of the region, or a status."""
+        context = self._context
+        if context is None or self._held:
+            if not self._closing:
+                self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
+        elif nread <= 0:
+            context.run(self._on_read_end, nread)
+        elif self._buffered:
+            context.run(self._fill, memoryview(self._region)[offset : offset + nread])
+            if self._held:
+                self._release()
+        else:
+            try:
+                context.run(self._protocol.data_received, self._region[offset : offset + nread])
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
+    def _release(self) -> None:
+        """Deliver what was held, for as long as the protocol wants it."""
+        held = self._held
+        while held and self._context is not None:
+            nread, data = held.pop(0)
+            if nread <= 0:
+                self._context.run(self._on_read_end, nread)
+            elif self._buffered:
+                self._context.run(self._fill, memoryview(data))
+            else:
+                try:
+                    self._context.run(self._protocol.data_received, data)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
+    def _fill(self, data: memoryview) -> None:
+        """Copy `data` into a buffer of a `BufferedProtocol`; hold what it has no room for."""
+        protocol = self._protocol
+        try:
+            buffer = protocol.get_buffer(-1)
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+            return
+        try:
+            view = memoryview(buffer).cast("B")
+            size = min(len(view), len(data))
+            view[:size] = data[:size]
+            view.release()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+            return
+        if size < len(data):
+            # Held before the protocol runs: what a poll from inside of it receives comes after this.
+            self._held.insert(0, (len(data) - size, bytes(data[size:])))
+        try:
+            protocol.buffer_updated(size)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+
+    def _on_read_end(self, status: int) -> None:
+        if status != uv.EOF:
+            self._fatal_error(uv.os_error(status), "Fatal read error on socket transport")
+            return
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if keep_open:
+            # The protocol may go on writing; there is nothing left to read.
+            if self._context is not None:
+                self._stream.read_stop()
+        else:
+            self.close()
+
+    # Writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue `data` to be sent at the end of this turn of the loop.
+
+        A copy is taken of what is not `bytes`. Raises `TypeError` for what is not bytes-like, `RuntimeError`
+        after `write_eof`. After the connection was lost or closed, data is dropped, with a warning when that
+        goes on.
+        """
+        if data.__class__ is not bytes:
+            data = _as_bytes(data)
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if not data:
+            return
+        if self._conn_lost:
+            self._count_lost_write()
+            return
+        pieces = self._pieces
+        if not pieces and not self._writing:
+            self._loop._dirty.append(self)
+        pieces.append(data)  # type: ignore[arg-type]
+        self._pieces_size += len(data)
+        if self._writing or self._pieces_size > FLUSH_AT or self._pieces_size > self._high_water:
+            self._flush()
+            self._maybe_pause_protocol()
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
+        self.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """Close the sending side when all that is queued was sent. Reading goes on."""
+        if self._closing or self._eof:
+            return
+        self._eof = True
+        self._flush()
+        if not self._writing and not self._conn_lost:
+            self._shutdown()
+
+    def can_write_eof(self) -> bool:
+        """Return True."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes the kernel has not taken yet."""
+        self._flush()
+        return self._unsent()
+
+    def _unsent(self) -> int:
+        return self._pieces_size + (self._stream.write_queue_size() if self._writing else 0)
+
+    def _maybe_pause_protocol(self) -> None:
+        # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.
+        if self._protocol_paused or self._unsent() <= self._high_water:
+            return
+        self._protocol_paused = True
+        try:
+            self._protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "protocol.pause_writing() failed")
+
+    def _maybe_resume_protocol(self) -> None:
+        if not self._protocol_paused or self._unsent() > self._low_water:
+            return
+        self._protocol_paused = False
+        try:
+            self._protocol.resume_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(exc, "protocol.resume_writing() failed")
+
+    def _flush(self) -> None:
+        """Hand what is queued to the kernel; what it does not take goes when it has room again."""
+        pieces = self._pieces
+        if not pieces or self._writing:
+            return
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._pieces_size = 0
+        sent = self._stream.try_write(data)
+        if sent == len(data):
+            return
+        if sent < 0:
+            self._fatal_error(uv.os_error(sent), "Fatal write error on socket transport")
+            return
+        try:
+            self._stream.write(memoryview(data)[sent:], self._on_written)
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+        else:
+            self._writing = True
+
+    def _on_written(self, status: int) -> None:
+        """Go on after the write in flight has ended."""
+        self._writing = False
+        if self._conn_lost:
+            return
+        if status < 0:
+            self._fatal_error(uv.os_error(status), "Fatal write error on socket transport")
+            return
+        self._flush()
+        self._maybe_resume_protocol()
+        # resume_writing() may have written more, which goes before the end.
+        self._flush()
+        if self._writing or self._conn_lost:
+            return
+        if self._closing:
+            self._conn_lost += 1
+            self._call_connection_lost(None)
+        elif self._eof:
+            self._shutdown()
+
+    def _shutdown(self) -> None:
+        try:
+            self._stream.shutdown()
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal error on shutdown of socket transport")
+
+    def _count_lost_write(self) -> None:
+        if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self._conn_lost += 1
+
+    # Closing
+
+    def is_closing(self) -> bool:
+        """Return whether the transport is closed, or about to be."""
+        return self._closing
+
+    def close(self) -> None:
+        """Send what is queued, then close. The protocol's `connection_lost` is called with None."""
+        if self._closing:
+            return
+        self._closing = True
+        self._stop_reading()
+        self._flush()
+        if not self._writing and not self._conn_lost:
+            self._conn_lost += 1
+            self._loop.call_soon(self._call_connection_lost, None)
+
+    def abort(self) -> None:
+        """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
+        self._force_close(None)
+
+    def _stop_reading(self) -> None:
+        if self._context is not None:
+            self._context = None
+            self._stream.read_stop()
+        self._held.clear()
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._conn_lost:
+            return
+        self._pieces.clear()
+        self._pieces_size = 0
+        self._closing = True
+        self._stop_reading()
+        self._conn_lost += 1
+        self._loop.call_soon(self._call_connection_lost, exc)
+
+    def _call_connection_lost(self, exc: BaseException | None) -> None:
+        try:
+            if self._protocol_connected:
+                self._protocol.connection_lost(exc)
+        finally:
+            self._close_stream()
+            self._protocol = None
+            server, self._server = self._server, None
+            if server is not None:
+                server._detach(self)
+
+    def _close_stream(self) -> None:
+        if self._stream.closed:
+            return
+        self.get_extra_info("sockname")  # the last moment to learn it
+        if self._socket is not None:
+            self._socket.detach()
+        self._writing = False
+        self._stream.close()
+
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=(type(exc), exc, exc.__traceback__))
+        else:
+            self._report(exc, message)
+        self._force_close(exc)
+
+    def _report(self, exc: BaseException, message: str) -> None:
+        context = {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        self._loop.call_exception_handler(context)
+
+    # Facts
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return a fact about the connection: "socket", "sockname", "peername", and what its creator set."""
+        extra = self._extra
+        if name not in extra:
+            if name == "socket":
+                extra["socket"] = TransportSocket(self._borrow())
+            elif name == "sockname":
+                try:
+                    extra["sockname"] = self._borrow().getsockname()
+                except OSError:
+                    return default
+        return extra.get(name, default)
+
+    def _borrow(self) -> socket.socket:
+        """Return the socket object on the stream's descriptor, made when it is first asked for."""
+        borrowed = self._socket
+        if borrowed is None:
+            if self._stream.closed:
+                borrowed = BorrowedSocket()
+                socket.close(borrowed.detach())
+            else:
+                borrowed = BorrowedSocket(fileno=self._stream.fileno())
+                borrowed.settimeout(0)
+            self._socket = borrowed
+        return borrowed
+
+    def __repr__(self) -> str:
+        facts = [type(self).__name__]
+        if self._stream.closed:
+            facts.append("closed")
+        else:
+            if self._closing:
+                facts.append("closing")
+            facts.append(f"fd={self._stream.fileno()}")
+            facts.append("read=idle" if self._context is None else "read=polling")
+            facts.append(f"write=<{'polling' if self._writing else 'idle'}, bufsize={self._unsent()}>")
+        return f"<{' '.join(facts)}>"
+
+    def __del__(self) -> None:
+        stream = getattr(self, "_stream", None)
+        if stream is not None and not stream.closed:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
+            if self._socket is not None:
+                self._socket.detach()
+            stream.close()
+            if self._server is not None:
+                self._server._detach(self)
+
+
+def _as_bytes(data: Any) -> bytes:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+    return bytes(data)
+
+
+def _set_unless_cancelled(waiter: asyncio.Future[None]) -> None:
+    if not waiter.cancelled():
+        waiter.set_result(None)
