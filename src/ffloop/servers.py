@@ -50,7 +50,7 @@ class Server(asyncio.Server):
     ) -> None:
         """Take over `sockets`, which are bound; nothing listens yet."""
         self._loop = loop
-        self._listening: list[socket.socket] | None = sockets
+        self._sockets: list[socket.socket] | None = sockets
         self._protocol_factory = protocol_factory
         self._ssl_context = ssl_context
         self._backlog = backlog
@@ -70,7 +70,7 @@ class Server(asyncio.Server):
     @property
     def sockets(self) -> tuple[Any, ...]:  # type: ignore[override]
         """The listening sockets; none when the server is closed."""
-        return tuple(TransportSocket(sock) for sock in self._listening or ())
+        return tuple(TransportSocket(sock) for sock in self._sockets or ())
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop that serves."""
@@ -90,7 +90,7 @@ class Server(asyncio.Server):
         """Serve until cancelled, then close. Raises `RuntimeError` when closed, or called twice."""
         if self._serving_forever is not None:
             raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
-        if self._listening is None:
+        if self._sockets is None:
             raise RuntimeError(f"server {self!r} is closed")
         self._start_serving()
         self._serving_forever = self._loop.create_future()
@@ -107,13 +107,11 @@ class Server(asyncio.Server):
 
     def close(self) -> None:
         """Stop listening. Connections that are open stay open; `wait_closed` waits for them."""
-        sockets, self._listening = self._listening, None
+        sockets, self._sockets = self._sockets, None
         if sockets is None:
             return
         for sock in sockets:
-            if not self._loop.is_closed():
-                self._loop._remove_reader(sock)
-            sock.close()
+            self._loop._stop_serving(sock)
         self._serving = False
         if self._serving_forever is not None and not self._serving_forever.done():
             self._serving_forever.cancel()
@@ -140,15 +138,15 @@ class Server(asyncio.Server):
         await waiter
 
     def _start_serving(self) -> None:
-        if self._serving or self._listening is None:
+        if self._serving or self._sockets is None:
             return
         self._serving = True
-        for sock in self._listening:
+        for sock in self._sockets:
             sock.listen(self._backlog)
             self._watch(sock)
 
     def _watch(self, sock: socket.socket) -> None:
-        if self._listening is not None and sock in self._listening:
+        if self._sockets is not None and sock in self._sockets:
             self._loop._add_reader(sock, self._accept, sock)
 
     def _accept(self, sock: socket.socket) -> None:
@@ -233,7 +231,7 @@ class Server(asyncio.Server):
 
     def _detach(self, transport: Any) -> None:
         self._clients.discard(transport)
-        if not self._clients and self._listening is None:
+        if not self._clients and self._sockets is None:
             self._wake_up()
 
     def _wake_up(self) -> None:
@@ -245,6 +243,10 @@ class Server(asyncio.Server):
 
 class Servers(Sockets, Resolver):
     """The part of the loop that makes servers."""
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        self._remove_reader(sock)
+        sock.close()
 
     async def create_server(  # type: ignore[override]
         self,
