@@ -23,24 +23,30 @@ class Batch(asyncio.Handle):
     """The records of one poll, as one entry of the ready queue.
 
     It stands for the handles that a selector loop would have queued: it runs each record's callback, in
-    the order of the records. Whatever ends it early (KeyboardInterrupt) leaves the rest in the queue.
+    the order of the records. What ends it early (KeyboardInterrupt) leaves the rest, which the next poll
+    finds.
     """
 
-    __slots__ = ("_dispatch",)
+    __slots__ = ("_dirty", "_dispatch", "_flush")
 
     _loop: "Core"
 
     def __init__(self, loop: "Core", dispatch: Callable[[], None]) -> None:
         super().__init__(dispatch, (), loop, contextvars.Context())
         self._dispatch = dispatch
+        self._dirty = loop._dirty
+        self._flush = loop._flush_writes
 
     def _run(self) -> None:
         # The context is the receiver's, not this handle's: each callback enters its own.
         while True:
             try:
-                return self._dispatch()
+                self._dispatch()
+                # An answer that is complete by now need not wait for what else is ready.
+                if self._dirty:
+                    self._flush()
+                return
             except (SystemExit, KeyboardInterrupt):
-                self._loop._ready.appendleft(self)
                 raise
             except BaseException as exc:
                 self._loop.call_exception_handler(
@@ -62,7 +68,7 @@ class Poller:
     def select(self, timeout: float | None) -> int:
         """Send what was written, then wait `timeout` seconds at most (None: for ever) for something to happen.
 
-        Returns how many records there are to dispatch.
+        Returns how many records there are to dispatch, -1 when some of the last poll's are left.
         """
         if self._dirty:
             self._flush()
@@ -92,12 +98,14 @@ class Core(asyncio.BaseEventLoop):
         self._single = Batch(self, self._uv.dispatch_one)
 
     def _process_events(self, event_list: int) -> None:
+        """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
         if not event_list:
             return
-        if self._debug:
-            self._ready.extend([self._single] * event_list)
-            # One more, which finds nothing, marks the batch as done.
-            self._ready.append(self._single)
+        if event_list < 0:
+            self._ready.appendleft(self._batch)
+        elif self._debug:
+            # One more than there are records: it finds nothing, and marks the batch as done.
+            self._ready.extend([self._single] * (event_list + 1))
         else:
             self._ready.append(self._batch)
 

@@ -69,15 +69,16 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         server: "Server | None" = None,
     ) -> None:
         """Take over `stream`; the protocol's `connection_made` is called soon, then reading starts."""
-        super().__init__(extra, loop)
-        self._stream = stream
-        self._region = loop._uv.region
-        self._server = server
-        self._context: contextvars.Context | None = None
-        self._socket: BorrowedSocket | None = None
         self._pieces: list[bytes] = []
         self._pieces_size = 0
         self._writing = False  # a write is in flight: what the kernel would not take at once
+        super().__init__(extra, loop)
+        self._stream = stream
+        self._region = loop._uv.region
+        self._dirty = loop._dirty
+        self._server = server
+        self._context: contextvars.Context | None = None
+        self._socket: BorrowedSocket | None = None
         self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
         self._eof = False
         self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
@@ -100,6 +101,8 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         self._protocol: Any = protocol
         self._protocol_connected = True
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        if self._context is not None and not self._held:
+            self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol in use."""
@@ -117,9 +120,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         if not self.is_reading():
             return
         self._paused = True
-        if self._context is not None:
-            self._stream.read_stop()
-            self._context = None
+        self._stop_reading()
         if self._loop.get_debug():
             logger.debug("%r pauses reading", self)
 
@@ -138,31 +139,46 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
             return
         self._context = contextvars.copy_context()
         if self._held:
+            receiver = self._hold_record
             self._loop.call_soon(self._release)
+        else:
+            receiver = self._fill_record if self._buffered else self._deliver_record
         try:
-            self._stream.read_start(self._on_read)
+            self._stream.read_start(receiver)
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on socket transport")
 
-    def _on_read(self, nread: int, offset: int) -> None:
-        """Deliver a read record: `nread` bytes at `offset` of the region, or a status."""
-        context = self._context
-        if context is None or self._held:
-            if not self._closing:
-                self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
-        elif nread <= 0:
-            context.run(self._on_read_end, nread)
-        elif self._buffered:
-            context.run(self._fill, memoryview(self._region)[offset : offset + nread])
+    def _stop_reading(self) -> None:
+        if self._context is None:
+            return
+        self._context = None
+        self._stream.read_stop()
+        self._stream.on_read(self._hold_record)
+
+    # The receivers of read records, of which one is in force: `nread` bytes at `offset` of the region, or a status.
+
+    def _deliver_record(self, nread: int, offset: int) -> None:
+        try:
+            if nread > 0:
+                self._context.run(self._protocol.data_received, self._region[offset : offset + nread])  # type: ignore[union-attr]
+            else:
+                self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
+    def _fill_record(self, nread: int, offset: int) -> None:
+        if nread > 0:
+            self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
             if self._held:
                 self._release()
         else:
-            try:
-                context.run(self._protocol.data_received, self._region[offset : offset + nread])
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+            self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+
+    def _hold_record(self, nread: int, offset: int) -> None:
+        if not self._closing:
+            self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
 
     def _release(self) -> None:
         """Deliver what was held, for as long as the protocol wants it."""
@@ -180,6 +196,8 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
                     raise
                 except BaseException as exc:
                     self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+        if not held and self._context is not None:
+            self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
 
     def _fill(self, data: memoryview) -> None:
         """Copy `data` into a buffer of a `BufferedProtocol`; hold what it has no room for."""
@@ -206,6 +224,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         if size < len(data):
             # Held before the protocol runs: what a poll from inside of it receives comes after this.
             self._held.insert(0, (len(data) - size, bytes(data[size:])))
+            self._stream.on_read(self._hold_record)
         try:
             protocol.buffer_updated(size)
         except (SystemExit, KeyboardInterrupt):
@@ -253,12 +272,25 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
             return
         pieces = self._pieces
         if not pieces and not self._writing:
-            self._loop._dirty.append(self)
+            self._dirty.append(self)
         pieces.append(data)  # type: ignore[arg-type]
-        self._pieces_size += len(data)
-        if self._writing or self._pieces_size > FLUSH_AT or self._pieces_size > self._high_water:
+        self._pieces_size = size = self._pieces_size + len(data)
+        if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
+
+        Raises `ValueError` unless high >= low >= 0.
+        """
+        self._set_write_buffer_limits(high=high, low=low)
+        self._flush()
+        self._maybe_pause_protocol()
+
+    def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        super()._set_write_buffer_limits(high=high, low=low)
+        self._flush_at = min(FLUSH_AT, self._high_water)
 
     def writelines(self, list_of_data: Any) -> None:
         """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
@@ -316,8 +348,9 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._pieces_size = 0
-        sent = self._stream.try_write(data)
-        if sent == len(data):
+        size = len(data)
+        sent = self._stream.try_write(data, size)
+        if sent == size:
             return
         if sent < 0:
             self._fatal_error(uv.os_error(sent), "Fatal write error on socket transport")
@@ -372,6 +405,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
             return
         self._closing = True
         self._stop_reading()
+        self._held.clear()
         self._flush()
         if not self._writing and not self._conn_lost:
             self._conn_lost += 1
@@ -381,12 +415,6 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
         self._force_close(None)
 
-    def _stop_reading(self) -> None:
-        if self._context is not None:
-            self._context = None
-            self._stream.read_stop()
-        self._held.clear()
-
     def _force_close(self, exc: BaseException | None) -> None:
         if self._conn_lost:
             return
@@ -394,6 +422,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         self._pieces_size = 0
         self._closing = True
         self._stop_reading()
+        self._held.clear()
         self._conn_lost += 1
         self._loop.call_soon(self._call_connection_lost, exc)
 

@@ -15,7 +15,7 @@
 
 /* cdef: begin */
 
-/* What a record is about. The values index a table on the Python side (uv/loop.py): keep them dense. */
+/* What a record is about. */
 enum {
   FFLOOP_READ = 0,    /* status: bytes received, or an error; payload: their offset in the region */
   FFLOOP_WRITE = 1,   /* status: 0 or an error */
@@ -24,15 +24,15 @@ enum {
   FFLOOP_ASYNC = 4,
   FFLOOP_GETADDRINFO = 5, /* status: 0 or an error; payload: the list, for ffloop_addrinfo_next */
   FFLOOP_GETNAMEINFO = 6, /* status: 0 or an error; payload: a ffloop_name, for ffloop_name_free */
-  FFLOOP_KINDS = 7
+  FFLOOP_KIND_BITS = 3 /* how many bits of a record's key tell its kind */
 };
 
 enum { FFLOOP_READABLE = 1, FFLOOP_WRITABLE = 2 };
 
-/* One completion. Python reads a batch of them as a flat array of 64-bit integers. */
+/* One completion. The key is the token of the handle or request, shifted by FFLOOP_KIND_BITS, and the
+ * kind: one look-up on the Python side finds who it is for. */
 typedef struct {
-  int64_t token;
-  int64_t kind;
+  int64_t key;
   int64_t status;
   int64_t payload;
 } ffloop_record;
@@ -56,6 +56,7 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error);
 int ffloop_loop_close(ffloop_loop *loop);
 void ffloop_loop_free(ffloop_loop *loop);
 int ffloop_run(ffloop_loop *loop, int64_t timeout_ns);
+int ffloop_count(ffloop_loop *loop);
 ffloop_record *ffloop_records(ffloop_loop *loop);
 char *ffloop_region(ffloop_loop *loop);
 void ffloop_wake(ffloop_loop *loop);

@@ -173,6 +173,11 @@ void ffloop_wake(ffloop_loop *loop) {
   uv_mutex_unlock(&loop->wake_lock);
 }
 
+/* How many records the last ffloop_run has left: for a caller that was interrupted before it knew. */
+int ffloop_count(ffloop_loop *loop) {
+  return (int) loop->count;
+}
+
 int ffloop_open_handles(ffloop_loop *loop) {
   return loop->open_handles;
 }
@@ -198,8 +203,7 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
     return;
   }
   record = &loop->records[loop->count++];
-  record->token = token;
-  record->kind = kind;
+  record->key = (int64_t) ((uint64_t) token << FFLOOP_KIND_BITS) | kind;
   record->status = status;
   record->payload = payload;
 }

@@ -54,7 +54,10 @@ class Handle:
         return self._c
 
     def _listen(self, kind: int, callback: Any) -> None:
-        self._loop.callbacks[kind][self._token] = callback
+        self._loop.callbacks[self._token << lib.FFLOOP_KIND_BITS | kind] = callback
+
+    def _ignore(self, kind: int) -> None:
+        self._loop.callbacks.pop(self._token << lib.FFLOOP_KIND_BITS | kind, None)
 
 
 def check(status: int) -> None:

@@ -4,6 +4,7 @@ What a handle is lives in handle.py; this file knows only tokens and callbacks.
 """
 
 import math
+import struct
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,12 @@ from .errors import os_error
 
 if TYPE_CHECKING:
     from .handle import Handle
+
+RECORD = struct.Struct("3q")
+"""A `ffloop_record`: key, status, payload."""
+
+KIND_MASK = (1 << lib.FFLOOP_KIND_BITS) - 1
+LAST_KIND: int = lib.FFLOOP_GETNAMEINFO
 
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
@@ -57,18 +64,21 @@ class Loop:
         self.new_token: Callable[[], int] = count(1).__next__
         self.handles: dict[int, Handle] = {}
         """Every open handle, by its token."""
-        self.callbacks: tuple[dict[int, Callable[[int, int], object]], ...] = tuple({} for _ in range(lib.FFLOOP_KINDS))
-        """For each kind of record: who gets its status and payload, by token."""
+        self.callbacks: dict[int, Callable[[int, int], object]] = {}
+        """Who gets the status and the payload of a record, by the record's key."""
         self.in_flight: dict[int, Any] = {}
         """Memory that libuv still reads, by the token of the stream that writes it."""
         self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE)
         """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
-        self._batch: Iterator[tuple[int, int, int, int]] | None = None
-        self._map_records()
+        self._batch: Iterator[tuple[int, int, int]] | None = None
+        self._map_records(256)
 
-    def _map_records(self, length: int = 256) -> None:
-        self._numbers = memoryview(ffi.buffer(lib.ffloop_records(self._c), 32 * length)).cast("q")
+    def _map_records(self, length: int) -> None:
+        """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
+        self._records = memoryview(ffi.buffer(lib.ffloop_records(self._c), RECORD.size * length))
         self._mapped = length
+        # Slicing costs as much as unpacking a record: most batches are small.
+        self._small = [self._records[: RECORD.size * found] for found in range(17)]
 
     def pointer(self) -> Any:
         """Return the C loop, for the constructors of handles; raises `ValueError` when it is closed."""
@@ -86,24 +96,36 @@ class Loop:
 
         timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
         returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
-        returns 1 at once: their bytes would be overwritten.
+        returns -1 at once: their bytes would be overwritten.
         """
         if self._batch is not None:
-            return 1
+            return -1
         if timeout is None:
-            found = lib.ffloop_run(self._c, -1)
-        elif timeout <= 0:
-            found = lib.ffloop_run(self._c, 0)
+            nanoseconds = -1
+        elif timeout > 0:
+            nanoseconds = math.ceil(timeout * 1e9)
         else:
-            found = lib.ffloop_run(self._c, math.ceil(timeout * 1e9))
-        if found > 0:
-            if found > self._mapped:
-                self._map_records(found)
-            numbers = iter(self._numbers[: 4 * found].tolist())
-            self._batch = zip(numbers, numbers, numbers, numbers)
-        elif found < 0:
-            raise MemoryError("out of memory for a record of the completion queue")
+            nanoseconds = 0
+        try:
+            found: int = lib.ffloop_run(self._c, nanoseconds)
+            if 0 < found <= 16:
+                self._batch = RECORD.iter_unpack(self._small[found])
+                return found
+        except BaseException:
+            # A signal's handler has raised, between libuv's return and here: its records are not to be lost.
+            if self._batch is None:
+                self._take(lib.ffloop_count(self._c))
+            raise
+        self._take(found)
         return found
+
+    def _take(self, found: int) -> None:
+        if found < 0:
+            raise MemoryError("out of memory for a record of the completion queue")
+        if found > self._mapped:
+            self._map_records(found)
+        if found:
+            self._batch = RECORD.iter_unpack(self._records[: RECORD.size * found])
 
     def dispatch(self) -> None:
         """Hand each record of the last poll to its callback, in order.
@@ -114,13 +136,13 @@ class Loop:
         batch = self._batch
         if batch is None:
             return
-        callbacks = self.callbacks
-        for token, kind, status, payload in batch:
-            callback = callbacks[kind].get(token)
+        find = self.callbacks.get
+        for key, status, payload in batch:
+            callback = find(key)
             if callback is not None:
                 callback(status, payload)
             else:
-                self._drop(token, kind, payload)
+                self._drop(key, payload)
         if self._batch is batch:
             self._batch = None
 
@@ -129,12 +151,12 @@ class Loop:
         batch = self._batch
         if batch is None:
             return
-        for token, kind, status, payload in batch:
-            callback = self.callbacks[kind].get(token)
+        for key, status, payload in batch:
+            callback = self.callbacks.get(key)
             if callback is not None:
                 callback(status, payload)
             else:
-                self._drop(token, kind, payload)
+                self._drop(key, payload)
             return
         self._batch = None
 
@@ -151,8 +173,9 @@ class Loop:
     def forget(self, token: int) -> None:
         """Drop all that is kept for `token`; records that come for it from now on are dropped."""
         self.handles.pop(token, None)
-        for table in self.callbacks:
-            table.pop(token, None)
+        first = token << lib.FFLOOP_KIND_BITS
+        for key in range(first, first + LAST_KIND + 1):
+            self.callbacks.pop(key, None)
 
     def close(self) -> None:
         """Close every handle, then the loop. Closing twice is harmless.
@@ -165,19 +188,19 @@ class Loop:
             return
         for handle in list(self.handles.values()):
             handle.close()
-        for token, kind, _, payload in self._batch or ():
-            self._drop(token, kind, payload)
+        for key, _, payload in self._batch or ():
+            self._drop(key, payload)
         self._batch = None
         self._c = None
-        for table in self.callbacks:
-            table.clear()
+        self.callbacks.clear()
         if not _finish(c):
             _unfinished.append(c)
         self.in_flight.clear()
         _finish_unfinished()
 
-    def _drop(self, token: int, kind: int, payload: int) -> None:
+    def _drop(self, key: int, payload: int) -> None:
         """Release what a record that nobody waits for carries."""
+        token, kind = key >> lib.FFLOOP_KIND_BITS, key & KIND_MASK
         if kind == lib.FFLOOP_WRITE:
             self.in_flight.pop(token, None)
         elif kind == lib.FFLOOP_GETADDRINFO:

@@ -33,7 +33,7 @@ class Poll(Handle):
     def stop(self) -> None:
         """Watch no more; what was already found ready is dropped."""
         check(lib.ffloop_poll_stop(self._pointer()))
-        self._loop.callbacks[lib.FFLOOP_POLL].pop(self._token, None)
+        self._ignore(lib.FFLOOP_POLL)
 
     def _close(self, c: Any) -> None:
         lib.ffloop_poll_close(c)

@@ -28,15 +28,15 @@ def getaddrinfo(
     Raises `OSError` when the request could not be made.
     """
     token = loop.new_token()
-    table = loop.callbacks[lib.FFLOOP_GETADDRINFO]
+    key = token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_GETADDRINFO
 
     def done(status: int, payload: int) -> None:
-        del table[token]
+        del loop.callbacks[key]
         callback(os_error(status) if status < 0 else _addresses(payload))
 
     arguments = (ffi.NULL if node is None else node, ffi.NULL if service is None else service)
     check(lib.ffloop_getaddrinfo(loop.pointer(), token, *arguments, family, socktype, protocol, flags))
-    table[token] = done
+    loop.callbacks[key] = done
 
 
 def _addresses(head: int) -> list[Address]:
@@ -71,15 +71,15 @@ def getnameinfo(
     request could not be made.
     """
     token = loop.new_token()
-    table = loop.callbacks[lib.FFLOOP_GETNAMEINFO]
+    key = token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_GETNAMEINFO
 
     def done(status: int, payload: int) -> None:
-        del table[token]
+        del loop.callbacks[key]
         callback(os_error(status) if status < 0 else _name(payload))
 
     host, port, flowinfo, scope = address
     check(lib.ffloop_getnameinfo(loop.pointer(), token, host.encode("ascii"), port, flowinfo, scope, ipv6, flags))
-    table[token] = done
+    loop.callbacks[key] = done
 
 
 def _name(pointer: int) -> tuple[str, str]:

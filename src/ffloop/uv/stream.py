@@ -1,10 +1,13 @@
 """Reading and writing streams (https://docs.libuv.org/en/v1.x/stream.html)."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from ._libuv import ffi, lib
 from .errors import os_error
 from .handle import Handle, check
+from .loop import Loop
 
 Buffer = bytes | bytearray | memoryview
 
@@ -12,9 +15,20 @@ Buffer = bytes | bytearray | memoryview
 class Stream(Handle):
     """A connected stream. It owns its descriptor: `close()` closes it."""
 
-    __slots__ = ("_on_written",)
+    __slots__ = ("_on_written", "try_write")
 
     _on_written: Callable[[int], object] | None
+
+    def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
+        """Create the stream with the C function `create`; raises the `OSError` that it reports."""
+        super().__init__(loop, create, *arguments)
+        self.try_write: Callable[[bytes, int], int] = partial(lib.ffloop_try_write, self._c)
+        """Write the first of the two arguments, whose length is the second, as far as the kernel takes it at once.
+
+        Returns how many bytes that is, 0 when it would block; a negative number is an error's status, for
+        `os_error`: this call is too frequent for a Python function around it, or for raising what most callers
+        have to hand on later.
+        """
 
     def read_start(self, callback: Callable[[int, int], object]) -> None:
         """Call `callback(nread, offset)` for what arrives.
@@ -24,19 +38,15 @@ class Stream(Handle):
         stream.
         """
         check(lib.ffloop_read_start(self._pointer()))
+        self.on_read(callback)
+
+    def on_read(self, callback: Callable[[int, int], object]) -> None:
+        """Let `callback` have what arrives from now on, in place of the one before."""
         self._listen(lib.FFLOOP_READ, callback)
 
     def read_stop(self) -> None:
         """Read no more. A record that was already collected still comes: its bytes are nowhere else."""
         check(lib.ffloop_read_stop(self._pointer()))
-
-    def try_write(self, data: bytes) -> int:
-        """Write what the kernel takes at once and return how many bytes that is, 0 when it would block.
-
-        A negative number is an error's status, for `os_error`: this call is too frequent to raise what most
-        callers have to hand on later.
-        """
-        return lib.ffloop_try_write(self._c, data, len(data))
 
     def write(self, data: Buffer, callback: Callable[[int], object]) -> None:
         """Write all of `data`, then call `callback` with 0 or an error's status.
@@ -66,9 +76,18 @@ class Stream(Handle):
         check(fd)
         return fd
 
+    def _close(self, c: Any) -> None:
+        # The pointer is dead from here on.
+        self.try_write = _write_to_closed
+        super()._close(c)
+
     def _on_write(self, status: int, payload: int) -> None:
         self._loop.in_flight.pop(self._token, None)
         callback = self._on_written
         self._on_written = None
         if callback is not None:
             callback(status)
+
+
+def _write_to_closed(data: bytes, length: int) -> int:
+    raise ValueError("the stream is closed")

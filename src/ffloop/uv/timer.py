@@ -26,7 +26,7 @@ class Timer(Handle):
     def stop(self) -> None:
         """Stop the timer; a call that is already due is dropped."""
         check(lib.ffloop_timer_stop(self._pointer()))
-        self._loop.callbacks[lib.FFLOOP_TIMER].pop(self._token, None)
+        self._ignore(lib.FFLOOP_TIMER)
 
     def _on_timer(self, status: int, payload: int) -> None:
         self._callback()
