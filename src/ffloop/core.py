@@ -8,74 +8,32 @@ import asyncio
 import collections
 import contextvars
 from collections.abc import Callable
-from typing import Any, Protocol
+from functools import partial
 
 from . import uv
-
-
-class Flushable(Protocol):
-    """Something that was written to since the last flush."""
-
-    def _flush(self) -> None: ...
 
 
 class Batch(asyncio.Handle):
     """The records of one poll, as one entry of the ready queue.
 
-    It stands for the handles that a selector loop would have queued: it runs each record's callback, in
-    the order of the records. What ends it early (KeyboardInterrupt) leaves the rest, which the next poll
-    finds.
+    It stands for the handles that a selector loop would have queued. Each record's callback enters a context
+    of its own, so running this handle enters none: it is a call of `uv.Loop.dispatch` and nothing more.
     """
 
-    __slots__ = ("_dirty", "_dispatch", "_flush")
+    __slots__ = ("_run",)
 
-    _loop: "Core"
-
-    def __init__(self, loop: "Core", dispatch: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None]) -> None:
         super().__init__(dispatch, (), loop, contextvars.Context())
-        self._dispatch = dispatch
-        self._dirty = loop._dirty
-        self._flush = loop._flush_writes
-
-    def _run(self) -> None:
-        # The context is the receiver's, not this handle's: each callback enters its own.
-        while True:
-            try:
-                self._dispatch()
-                # An answer that is complete by now need not wait for what else is ready.
-                if self._dirty:
-                    self._flush()
-                return
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as exc:
-                self._loop.call_exception_handler(
-                    {"message": "Exception in a callback of the completion queue", "exception": exc, "handle": self}
-                )
+        self._run = dispatch
 
 
-class Poller:
-    """What `BaseEventLoop._run_once` calls its selector."""
+class Selector:
+    """What `BaseEventLoop._run_once` polls with."""
 
-    __slots__ = ("_dirty", "_flush", "_poll", "_ready")
+    __slots__ = ("select",)
 
-    def __init__(self, loop: "Core") -> None:
-        self._dirty = loop._dirty
-        self._ready = loop._ready
-        self._flush = loop._flush_writes
-        self._poll = loop._uv.poll
-
-    def select(self, timeout: float | None) -> int:
-        """Send what was written, then wait `timeout` seconds at most (None: for ever) for something to happen.
-
-        Returns how many records there are to dispatch, -1 when some of the last poll's are left.
-        """
-        if self._dirty:
-            self._flush()
-            if self._ready:
-                # A failed write has scheduled connection_lost(), after the timeout was computed.
-                timeout = 0
-        return self._poll(timeout)
+    def __init__(self, poll: Callable[[float | None], int]) -> None:
+        self.select = poll
 
 
 class Core(asyncio.BaseEventLoop):
@@ -85,20 +43,33 @@ class Core(asyncio.BaseEventLoop):
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
     _debug: bool
+    _stopping: bool
+    _clock_resolution: float
     _check_closed: Callable[[], None]
 
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
         self._uv = uv.Loop()
-        self._dirty: list[Flushable] = []
         super().__init__()
-        self._selector = Poller(self)
+        self._uv.backlog = self._ready
+        self._uv.on_error = self._on_callback_error
+        self._selector = Selector(self._uv.poll)
+        self._held_back: list[asyncio.Handle] = []
+        """What a stopped turn has left for the next run."""
         self._batch = Batch(self, self._uv.dispatch)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
-        self._single = Batch(self, self._uv.dispatch_one)
+        self._single = Batch(self, partial(self._uv.dispatch, 1))
 
     def _process_events(self, event_list: int) -> None:
-        """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
+        """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one.
+
+        With nothing ready and no timer due the batch would be the turn's only entry: then it is dispatched at
+        once, and what it schedules runs in this turn. That is the order of two turns, less one poll.
+        """
+        held_back = self._held_back
+        if held_back:
+            self._ready.extendleft(reversed(held_back))
+            held_back.clear()
         if not event_list:
             return
         if event_list < 0:
@@ -106,29 +77,29 @@ class Core(asyncio.BaseEventLoop):
         elif self._debug:
             # One more than there are records: it finds nothing, and marks the batch as done.
             self._ready.extend([self._single] * (event_list + 1))
-        else:
+        elif self._ready or (self._scheduled and self._scheduled[0].when() <= self.time() + self._clock_resolution):
             self._ready.append(self._batch)
+        else:
+            self._uv.dispatch()
+            if self._stopping and self._ready:
+                # stop() ends the turn: what was scheduled by then is for the next run.
+                held_back.extend(self._ready)
+                self._ready.clear()
+                self._uv.wake()
 
     def _write_to_self(self) -> None:
         self._uv.wake()
 
-    def _flush_writes(self) -> None:
-        """Let every transport that was written to send what it queued."""
-        dirty = self._dirty
-        # A flush can run a protocol's callback, which may write to other transports.
-        while dirty:
-            batch = dirty[:]
-            dirty.clear()
-            for transport in batch:
-                transport._flush()
+    def _on_callback_error(self, exc: BaseException) -> None:
+        message = "Exception in a callback of the completion queue"
+        self.call_exception_handler({"message": message, "exception": exc})
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
         try:
             super().run_forever()
         finally:
-            if self._dirty:
-                self._flush_writes()
+            self._uv.flush()
 
     def close(self) -> None:
         """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""
@@ -138,8 +109,3 @@ class Core(asyncio.BaseEventLoop):
             return
         super().close()
         self._uv.close()
-        self._dirty.clear()
-
-    def _run_in_own_context(self, callback: Callable[..., object], *args: Any) -> None:
-        """Call back in a copy of the current context, as a handle of its own would."""
-        contextvars.copy_context().run(callback, *args)

@@ -5,7 +5,7 @@ connections come about does not: see connections.py and servers.py.
 
 Three things differ from a selector transport inside, and must not show outside:
 
-* `write()` only queues; the loop sends all that a turn has queued in one call (`Core._flush_writes`). Whatever
+* `write()` only queues; the loop sends all that a turn has queued in one call (`uv.Loop.flush`). Whatever
   could notice, or overtake, queued bytes flushes first.
 * Received bytes come as records of a batch. When a callback pauses or closes the transport, records that are
   already in the batch still come: they are held until reading goes on, or dropped.
@@ -69,13 +69,14 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         server: "Server | None" = None,
     ) -> None:
         """Take over `stream`; the protocol's `connection_made` is called soon, then reading starts."""
-        self._pieces: list[bytes] = []
-        self._pieces_size = 0
+        self._first = b""  # what was written since the last flush: most turns write once, and need no list
+        self._more: list[bytes] = []
+        self._more_size = 0
         self._writing = False  # a write is in flight: what the kernel would not take at once
         super().__init__(extra, loop)
         self._stream = stream
         self._region = loop._uv.region
-        self._dirty = loop._dirty
+        self._dirty = loop._uv.dirty
         self._server = server
         self._context: contextvars.Context | None = None
         self._socket: BorrowedSocket | None = None
@@ -270,11 +271,15 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         if self._conn_lost:
             self._count_lost_write()
             return
-        pieces = self._pieces
-        if not pieces and not self._writing:
-            self._dirty.append(self)
-        pieces.append(data)  # type: ignore[arg-type]
-        self._pieces_size = size = self._pieces_size + len(data)
+        if self._first:
+            self._more.append(data)  # type: ignore[arg-type]
+            self._more_size += len(data)
+            size = len(self._first) + self._more_size
+        else:
+            self._first = data  # type: ignore[assignment]
+            size = len(data)
+            if not self._writing:
+                self._dirty.append(self)
         if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
@@ -315,7 +320,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         return self._unsent()
 
     def _unsent(self) -> int:
-        return self._pieces_size + (self._stream.write_queue_size() if self._writing else 0)
+        return len(self._first) + self._more_size + (self._stream.write_queue_size() if self._writing else 0)
 
     def _maybe_pause_protocol(self) -> None:
         # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.
@@ -342,18 +347,22 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
 
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
-        pieces = self._pieces
-        if not pieces or self._writing:
+        data = self._first
+        if not data or self._writing:
             return
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._pieces_size = 0
-        size = len(data)
-        sent = self._stream.try_write(data, size)
-        if sent == size:
-            return
-        if sent < 0:
-            self._fatal_error(uv.os_error(sent), "Fatal write error on socket transport")
+        self._first = b""
+        if self._more:
+            data += b"".join(self._more)
+            self._more.clear()
+            self._more_size = 0
+        try:
+            sent = self._stream.try_write(data)
+            if sent == len(data):
+                return
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal write error on socket transport")
             return
         try:
             self._stream.write(memoryview(data)[sent:], self._on_written)
@@ -418,8 +427,9 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
     def _force_close(self, exc: BaseException | None) -> None:
         if self._conn_lost:
             return
-        self._pieces.clear()
-        self._pieces_size = 0
+        self._first = b""
+        self._more.clear()
+        self._more_size = 0
         self._closing = True
         self._stop_reading()
         self._held.clear()

@@ -5,9 +5,9 @@ What a handle is lives in handle.py; this file knows only tokens and callbacks.
 
 import math
 import struct
-from collections.abc import Callable, Iterator
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sized
+from itertools import count, islice
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._libuv import ffi, lib
 from .errors import os_error
@@ -46,6 +46,12 @@ def _finish_unfinished() -> None:
     _unfinished[:] = [c for c in _unfinished if not _finish(c)]
 
 
+class Flushable(Protocol):
+    """Something that queues what is written to it."""
+
+    def _flush(self) -> None: ...
+
+
 class Loop:
     """A libuv loop (https://docs.libuv.org/en/v1.x/loop.html) with its completion queue.
 
@@ -66,6 +72,12 @@ class Loop:
         """Every open handle, by its token."""
         self.callbacks: dict[int, Callable[[int, int], object]] = {}
         """Who gets the status and the payload of a record, by the record's key."""
+        self.dirty: list[Flushable] = []
+        """What has queued something to write since the last flush."""
+        self.backlog: Sized = ()
+        """While this is not empty, a poll does not wait."""
+        self.on_error: Callable[[BaseException], object] | None = None
+        """Who gets what a callback raises, instead of the caller of `dispatch`."""
         self.in_flight: dict[int, Any] = {}
         """Memory that libuv still reads, by the token of the stream that writes it."""
         self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE)
@@ -92,12 +104,17 @@ class Loop:
         return self._c is None
 
     def poll(self, timeout: float | None) -> int:
-        """Run libuv once and return how many records there are to dispatch.
+        """Flush what was written, run libuv once, and return how many records there are to dispatch.
 
         timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
         returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
         returns -1 at once: their bytes would be overwritten.
         """
+        if self.dirty:
+            self.flush()
+            if self.backlog:
+                # A write that failed has scheduled what tells of it.
+                timeout = 0
         if self._batch is not None:
             return -1
         if timeout is None:
@@ -127,38 +144,50 @@ class Loop:
         if found:
             self._batch = RECORD.iter_unpack(self._records[: RECORD.size * found])
 
-    def dispatch(self) -> None:
-        """Hand each record of the last poll to its callback, in order.
+    def dispatch(self, most: int | None = None) -> None:
+        """Hand each record of the last poll to its callback, in order; then flush what they have written.
 
-        A callback's exception is let through, and the records after it stay: call again to go on. Calling
-        `poll` and `dispatch` from within a callback deals with the rest of the batch first.
+        most: how many records to hand out, None for all. With a number, the call that finds no record ends
+        the batch.
+
+        A callback's exception goes to `on_error`, and the next record follows. `KeyboardInterrupt` and
+        `SystemExit`, or any when there is no `on_error`, are let through, and the records after it stay: call
+        again to go on. Calling `poll` and `dispatch` from within a callback deals with the rest of the batch
+        first.
         """
         batch = self._batch
         if batch is None:
             return
+        records = batch if most is None else islice(batch, most)
         find = self.callbacks.get
-        for key, status, payload in batch:
-            callback = find(key)
-            if callback is not None:
-                callback(status, payload)
-            else:
-                self._drop(key, payload)
-        if self._batch is batch:
+        key = 0
+        while True:
+            try:
+                for key, status, payload in records:
+                    callback = find(key)
+                    if callback is not None:
+                        callback(status, payload)
+                    else:
+                        self._drop(key, payload)
+                break
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                if self.on_error is None:
+                    raise
+                self.on_error(exc)
+        if self._batch is batch and (most is None or key == 0):
             self._batch = None
+        if self.dirty:
+            # The answers are whole by now; the peers can work on them while this side goes on.
+            self.flush()
 
-    def dispatch_one(self) -> None:
-        """Like `dispatch`, for the next record alone."""
-        batch = self._batch
-        if batch is None:
-            return
-        for key, status, payload in batch:
-            callback = self.callbacks.get(key)
-            if callback is not None:
-                callback(status, payload)
-            else:
-                self._drop(key, payload)
-            return
-        self._batch = None
+    def flush(self) -> None:
+        """Let everything in `dirty` hand what it has queued to the kernel."""
+        dirty = self.dirty
+        # A flush can run callbacks, which may write to other streams.
+        while dirty:
+            dirty.pop(0)._flush()
 
     def received(self, nread: int, offset: int) -> bytes:
         """Return the bytes of a read record, given its status and payload."""
@@ -196,6 +225,7 @@ class Loop:
         if not _finish(c):
             _unfinished.append(c)
         self.in_flight.clear()
+        self.dirty.clear()
         _finish_unfinished()
 
     def _drop(self, key: int, payload: int) -> None:

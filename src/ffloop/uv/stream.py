@@ -1,5 +1,7 @@
 """Reading and writing streams (https://docs.libuv.org/en/v1.x/stream.html)."""
 
+import errno
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,15 +21,15 @@ class Stream(Handle):
 
     _on_written: Callable[[int], object] | None
 
-    def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
-        """Create the stream with the C function `create`; raises the `OSError` that it reports."""
-        super().__init__(loop, create, *arguments)
-        self.try_write: Callable[[bytes, int], int] = partial(lib.ffloop_try_write, self._c)
-        """Write the first of the two arguments, whose length is the second, as far as the kernel takes it at once.
+    def __init__(self, loop: Loop, create: Any, fd: int) -> None:
+        """Take over `fd` with the C function `create`; raises the `OSError` that it reports, and leaves `fd` alone."""
+        super().__init__(loop, create, fd)
+        # While libuv has nothing queued, its uv_try_write is a write(2). The shorter way there counts: this runs for
+        # every answer (measured with 1 KiB: 450 ns less than through CFFI).
+        self.try_write: Callable[[bytes], int] = partial(os.write, fd) if os.name == "posix" else self._try_write
+        """Write what the kernel takes at once; return how many bytes that is. Not while a `write` is in flight.
 
-        Returns how many bytes that is, 0 when it would block; a negative number is an error's status, for
-        `os_error`: this call is too frequent for a Python function around it, or for raising what most callers
-        have to hand on later.
+        Raises `BlockingIOError` when the kernel takes none, and the `OSError` of a broken connection.
         """
 
     def read_start(self, callback: Callable[[int, int], object]) -> None:
@@ -76,8 +78,15 @@ class Stream(Handle):
         check(fd)
         return fd
 
+    def _try_write(self, data: bytes) -> int:
+        sent: int = lib.ffloop_try_write(self._pointer(), data, len(data))
+        check(sent)
+        if sent == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return sent
+
     def _close(self, c: Any) -> None:
-        # The pointer is dead from here on.
+        # The descriptor may be somebody else's from here on.
         self.try_write = _write_to_closed
         super()._close(c)
 
@@ -89,5 +98,5 @@ class Stream(Handle):
             callback(status)
 
 
-def _write_to_closed(data: bytes, length: int) -> int:
+def _write_to_closed(data: bytes) -> int:
     raise ValueError("the stream is closed")
