@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
 
@@ -34,7 +35,11 @@ WINDOWS = """async core detect-wakeup dl error fs fs-event getaddrinfo getnamein
     poll process process-stdio signal stream tcp thread tty udp util winapi winsock""".split()
 
 WINDOWS_LIBRARIES = "psapi user32 advapi32 iphlpapi userenv ws2_32 dbghelp ole32 shell32".split()
-WINDOWS_DEFINES = [("WIN32_LEAN_AND_MEAN", None), ("_WIN32_WINNT", "0x0A00"), ("_CRT_DECLARE_NONSTDC_NAMES", "0")]
+WINDOWS_DEFINES: list[tuple[str, str | None]] = [
+    ("WIN32_LEAN_AND_MEAN", None),
+    ("_WIN32_WINNT", "0x0A00"),
+    ("_CRT_DECLARE_NONSTDC_NAMES", "0"),
+]
 
 
 def declarations() -> str:
@@ -43,7 +48,7 @@ def declarations() -> str:
     return text.split("/* cdef: begin */")[1].split("/* cdef: end */")[0]
 
 
-def vendored() -> dict[str, object]:
+def vendored() -> dict[str, Any]:
     """Return the build settings that compile libuv's own files into the module."""
     sys.path.insert(0, str(ROOT / "vendor"))
     try:
@@ -65,12 +70,12 @@ def vendored() -> dict[str, object]:
         if system is None:
             sys.exit(f"error: ffloop does not know which files of libuv to compile on {sys.platform}")
         sources += [f"unix/{name}.c" for name in UNIX + per_system[system]]
-        defines = [("_FILE_OFFSET_BITS", "64"), ("_LARGEFILE_SOURCE", None)]
-        defines += {
+        per_system_defines: dict[str, list[tuple[str, str | None]]] = {
             "linux": [("_GNU_SOURCE", None), ("_POSIX_C_SOURCE", "200112")],
             "darwin": [("_DARWIN_UNLIMITED_SELECT", "1"), ("_DARWIN_USE_64_BIT_INODE", "1")],
             "freebsd": [],
-        }[system]
+        }
+        defines = [("_FILE_OFFSET_BITS", "64"), ("_LARGEFILE_SOURCE", None), *per_system_defines[system]]
         libraries = {"linux": ["dl", "rt", "pthread"], "darwin": [], "freebsd": ["kvm", "pthread"]}[system]
         flags = ["-O2", "-std=gnu11", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wno-unused-parameter"]
     return {
@@ -82,7 +87,7 @@ def vendored() -> dict[str, object]:
     }
 
 
-def installed() -> dict[str, object]:
+def installed() -> dict[str, Any]:
     """Return the build settings that link the system's libuv, as pkg-config gives them."""
 
     def pkg_config(option: str) -> list[str]:
@@ -109,8 +114,8 @@ def build() -> FFI:
     """Return the configured builder."""
     os.chdir(ROOT)
     settings = installed() if os.environ.get("FFLOOP_SYSTEM_LIBUV") == "1" else vendored()
-    settings["sources"] = [str(NATIVE / name) for name in OWN_SOURCES] + list(settings["sources"])  # type: ignore[call-overload]
-    settings["include_dirs"] = [str(NATIVE), *settings["include_dirs"]]  # type: ignore[misc]
+    settings["sources"] = [str(NATIVE / name) for name in OWN_SOURCES] + settings["sources"]
+    settings["include_dirs"] = [str(NATIVE), *settings["include_dirs"]]
     ffi = FFI()
     ffi.cdef(declarations())
     ffi.set_source("ffloop.uv._libuv", '#include "ffloop.h"', **settings)

@@ -185,7 +185,9 @@ def main():
 
     rows = [*SCHEDULING, *ECHO, "uvicorn_plaintext", "memory_proto", "memory_streams"]
     rows = [row for row in rows if any(fnmatch.fnmatch(row, pattern) for pattern in arguments.rows)]
-    print(f"{platform.python_implementation()} {platform.python_version()}, ratios to {baseline}: median (lowest-highest)")
+    print(
+        f"{platform.python_implementation()} {platform.python_version()}, ratios to {baseline}: median (lowest-highest)"
+    )
     print(f"{'row':20}" + "".join(f"{loop:>24}" for loop in loops))
     results = {}
     with tempfile.TemporaryDirectory() as folder:

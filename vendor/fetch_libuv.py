@@ -116,7 +116,9 @@ def ensure() -> Path:
 def main() -> int:
     """Run the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--from", dest="source", type=Path, help="an unpacked release of libuv, or a tar archive of one")
+    parser.add_argument(
+        "--from", dest="source", type=Path, help="an unpacked release of libuv, or a tar archive of one"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.source is not None:

@@ -84,7 +84,7 @@ class Connections(Servers):
         transport: asyncio.Transport = ssl_protocol._app_transport
         return transport
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(
         self,
         protocol_factory: ProtocolFactory,
         host: str | None = None,
@@ -151,7 +151,7 @@ class Connections(Servers):
             logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
         return transport, protocol
 
-    async def start_tls(  # type: ignore[override]
+    async def start_tls(
         self,
         transport: Any,
         protocol: asyncio.BaseProtocol,
@@ -194,7 +194,7 @@ class Connections(Servers):
             # one piece, and the stream reader has the hello (gh-142352).
             received = protocol._stream_reader._buffer if protocol._stream_reader is not None else None  # type: ignore[attr-defined]
             if received:
-                ssl_protocol._incoming.write(received)
+                ssl_protocol._incoming.write(received)  # type: ignore[attr-defined]
                 received.clear()
         connection_made = self.call_soon(ssl_protocol.connection_made, transport)
         resume = self.call_soon(transport.resume_reading)
@@ -338,9 +338,7 @@ def _bind_local(sock: socket.socket, local: list[Any]) -> None:
         try:
             sock.bind(address)
         except OSError as exc:
-            failure = OSError(
-                exc.errno, f"error while attempting to bind on address {address!r}: {str(exc).lower()}"
-            )
+            failure = OSError(exc.errno, f"error while attempting to bind on address {address!r}: {str(exc).lower()}")
         else:
             return
     raise failure or OSError(f"no matching local address with family={sock.family!r} found")

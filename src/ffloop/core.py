@@ -24,7 +24,7 @@ class Batch(asyncio.Handle):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None]) -> None:
         super().__init__(dispatch, (), loop, contextvars.Context())
-        self._run = dispatch
+        self._run = dispatch  # type: ignore[method-assign]
 
 
 class Selector:

@@ -13,4 +13,3 @@ class Loop(Connections, Signals):
     def __repr__(self) -> str:
         running, closed, debug = self.is_running(), self.is_closed(), self.get_debug()
         return f"<ffloop.{type(self).__name__} {running=} {closed=} {debug=}>"
-

@@ -55,7 +55,7 @@ class Readers(Core):
         self._watches: dict[int, Watch] = {}
         self._transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport] = weakref.WeakValueDictionary()
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` whenever `fd` (a number, or an object with `fileno()`) can be read.
 
         Raises `ValueError` for something that is no descriptor, `RuntimeError` when a transport uses it, and
@@ -70,7 +70,7 @@ class Readers(Core):
         self._ensure_fd_no_transport(fd)
         return self._remove_reader(fd)
 
-    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Like `add_reader`, for writing."""
         self._ensure_fd_no_transport(fd)
         self._add_writer(fd, callback, *args)

@@ -33,7 +33,7 @@ class Resolver(Core):
         """
         if is_literal(host) and is_number(port):
             # Nothing is looked up, so nothing can block.
-            return socket.getaddrinfo(host, port, family, type, proto, flags | AI_NUMERICHOST)
+            return socket.getaddrinfo(host, port, family, type, proto, flags | AI_NUMERICHOST)  # type: ignore[return-value]
         node = encode_host(host)
         service = encode_service(port)
         if node is None and service is None:
@@ -45,10 +45,10 @@ class Resolver(Core):
             addresses: list[uv.Address] = await found
         finally:
             if self._debug:
-                self._log_lookup(f"{host}:{port!r}", self.time() - started)
+                self._log_lookup(f"{host!r}:{port!r}", self.time() - started)
         return addresses
 
-    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:  # type: ignore[override]
+    async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """Return what `socket.getnameinfo` returns for the arguments, and raise what it raises.
 
         See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getnameinfo.

@@ -77,4 +77,3 @@ def install() -> None:
         # asyncio's warnings and the policy's say nothing that has not been said by now.
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(EventLoopPolicy())
-

@@ -54,7 +54,7 @@ class Server(asyncio.Server):
         self._protocol_factory = protocol_factory
         self._ssl_context = ssl_context
         self._backlog = backlog
-        self._ssl_timeouts = {
+        self._ssl_timeouts: dict[str, Any] = {
             "ssl_handshake_timeout": ssl_handshake_timeout,
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
@@ -68,7 +68,7 @@ class Server(asyncio.Server):
         return f"<{type(self).__name__} sockets={self.sockets!r}>"
 
     @property
-    def sockets(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def sockets(self) -> tuple[Any, ...]:
         """The listening sockets; none when the server is closed."""
         return tuple(TransportSocket(sock) for sock in self._sockets or ())
 
@@ -391,7 +391,9 @@ def _set_reuse_port(sock: socket.socket) -> None:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
     except OSError:
-        raise ValueError("reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented.") from None
+        raise ValueError(
+            "reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented."
+        ) from None
 
 
 def check_ssl_timeouts(ssl: object, handshake: float | None, shutdown: float | None) -> None:

@@ -33,7 +33,7 @@ class Signals(Readers):
         self._wakeup_before: int | None = None
         """The descriptor that ours has replaced, -1 for none; None while ours is not set."""
 
-    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` in the loop when the signal `sig` comes.
 
         Raises `ValueError` for a number that is no signal, `RuntimeError` for a signal that cannot be caught

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 FLUSH_AT = 64 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
-_FLOW = asyncio_transports._FlowControlMixin  # type: ignore[attr-defined]
-
 
 class BorrowedSocket(socket.socket):
     """A socket object for a descriptor that a stream owns: closing it only lets go of the descriptor."""
@@ -47,10 +45,10 @@ class BorrowedSocket(socket.socket):
         self.detach()
 
 
-class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type]
+class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports."""
 
-    _sendfile_compatible = constants._SendfileMode.FALLBACK  # type: ignore[attr-defined]
+    _sendfile_compatible = constants._SendfileMode.FALLBACK
     _start_tls_compatible = True
 
     _loop: Any
@@ -88,7 +86,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         self.set_protocol(protocol)
         if server is not None:
             server._attach(self)
-        loop.call_soon(protocol.connection_made, self)  # type: ignore[arg-type]
+        loop.call_soon(protocol.connection_made, self)
         # Only once connection_made() has returned may data_received() be called.
         loop.call_soon(self._start_reading)
         if waiter is not None:
@@ -272,11 +270,11 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
             self._count_lost_write()
             return
         if self._first:
-            self._more.append(data)  # type: ignore[arg-type]
+            self._more.append(data)
             self._more_size += len(data)
             size = len(self._first) + self._more_size
         else:
-            self._first = data  # type: ignore[assignment]
+            self._first = data
             size = len(data)
             if not self._writing:
                 self._dirty.append(self)
@@ -294,7 +292,7 @@ class StreamTransport(_FLOW, asyncio.Transport):  # type: ignore[misc,valid-type
         self._maybe_pause_protocol()
 
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        super()._set_write_buffer_limits(high=high, low=low)
+        super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
         self._flush_at = min(FLUSH_AT, self._high_water)
 
     def writelines(self, list_of_data: Any) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 
-import ffloop
 import pytest
+
+import ffloop
 
 from .listed import LISTED
 

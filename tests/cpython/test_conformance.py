@@ -3,13 +3,14 @@
 import sys
 import unittest
 
-import ffloop
 import pytest
+
+import ffloop
 
 # Debian keeps CPython's tests in a package of their own.
 pytest.importorskip("test.test_asyncio", reason="this Python has come without its test suite")
 
-from test.test_asyncio import (  # noqa: E402
+from test.test_asyncio import (
     test_buffered_proto,
     test_events,
     test_server,
@@ -18,7 +19,7 @@ from test.test_asyncio import (  # noqa: E402
     test_sslproto,
     test_streams,
 )
-from test.test_asyncio import utils as test_utils  # noqa: E402
+from test.test_asyncio import utils as test_utils
 
 
 class TestEvents(test_events.EventLoopTestsMixin, test_utils.TestCase):

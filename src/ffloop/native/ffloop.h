@@ -46,9 +46,6 @@ const char *uv_version_string(void);
 const char *uv_strerror(int err);
 const char *uv_err_name(int err);
 extern const int FFLOOP_EOF;
-extern const int FFLOOP_ENOBUFS;
-extern const int FFLOOP_EBUSY;
-extern const int FFLOOP_EEXIST;
 extern const int FFLOOP_SYSTEM_LIBUV;
 
 /* queue.c */

@@ -11,9 +11,6 @@
 #endif
 
 const int FFLOOP_EOF = UV_EOF;
-const int FFLOOP_ENOBUFS = UV_ENOBUFS;
-const int FFLOOP_EBUSY = UV_EBUSY;
-const int FFLOOP_EEXIST = UV_EEXIST;
 #ifdef FFLOOP_USES_SYSTEM_LIBUV
 const int FFLOOP_SYSTEM_LIBUV = 1;
 #else

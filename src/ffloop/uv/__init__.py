@@ -12,7 +12,7 @@ Names are libuv's own. Only the modules of this package touch the CFFI module.
 """
 
 from .async_ import Async
-from .errors import EEXIST, ENOBUFS, EOF, gai_error, os_error
+from .errors import EOF, gai_error, os_error
 from .handle import Handle
 from .loop import Loop, libuv_is_system, version
 from .poll import READABLE, WRITABLE, Poll
@@ -22,8 +22,6 @@ from .tcp import Tcp
 from .timer import Timer
 
 __all__ = [
-    "EEXIST",
-    "ENOBUFS",
     "EOF",
     "READABLE",
     "WRITABLE",

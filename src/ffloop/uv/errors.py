@@ -8,8 +8,6 @@ from ._libuv import ffi, lib
 
 EOF: int = lib.FFLOOP_EOF
 """The status of the read that meets the end of a stream."""
-ENOBUFS: int = lib.FFLOOP_ENOBUFS
-EEXIST: int = lib.FFLOOP_EEXIST
 
 
 def os_error(status: int, filename: str | None = None) -> OSError:

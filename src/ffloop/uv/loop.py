@@ -191,7 +191,8 @@ class Loop:
 
     def received(self, nread: int, offset: int) -> bytes:
         """Return the bytes of a read record, given its status and payload."""
-        return self.region[offset : offset + nread]
+        data: bytes = self.region[offset : offset + nread]
+        return data
 
     def wake(self) -> None:
         """End the running poll, or the next one. From any thread; harmless on a closed loop."""
