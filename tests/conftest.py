@@ -1,0 +1,49 @@
+"""Every behaviour is tested on stdlib asyncio too: a wrong expectation shows there."""
+
+import asyncio
+import gc
+import os
+import warnings
+
+import ffloop
+import pytest
+
+FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "ffloop": ffloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return FACTORIES
+
+
+@pytest.fixture(params=FACTORIES)
+def loop(request):
+    """A loop of each kind, for tests that run it themselves."""
+    loop = FACTORIES[request.param]()
+    yield loop
+    if not loop.is_closed():
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@pytest.fixture
+def errors(loop):
+    """What the loop's exception handler was told."""
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    return told
+
+
+def open_descriptors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def no_leaks():
+    """Fails when the test leaves a descriptor open."""
+    before = len(open_descriptors())
+    yield
+    after = len(open_descriptors())
+    assert after <= before, f"{after - before} descriptors were left open"

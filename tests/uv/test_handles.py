@@ -1,0 +1,402 @@
+"""The binding alone: no asyncio here."""
+
+import errno
+import os
+import resource
+import socket
+import threading
+import time
+
+import pytest
+from ffloop import uv
+
+
+@pytest.fixture
+def loop():
+    loop = uv.Loop()
+    yield loop
+    loop.close()
+
+
+def run_until(loop, condition, limit=10):
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        if loop.poll(1):
+            loop.dispatch()
+
+
+def connected_pair(loop):
+    left, right = socket.socketpair()
+    return uv.Tcp(loop, left.detach()), right
+
+
+def test_a_repeating_timer_calls_back_until_it_is_stopped(loop):
+    calls = []
+    timer = uv.Timer(loop)
+    timer.start(lambda: calls.append(1), 0.001, repeat=0.001)
+    run_until(loop, lambda: len(calls) == 3)
+    timer.stop()
+    loop.poll(0.01)
+    loop.dispatch()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("timeout", [0.0001, 0.0015, 0.0101])
+def test_a_poll_that_finds_nothing_waits_the_whole_timeout(loop, timeout):
+    started = time.monotonic()
+    assert loop.poll(timeout) == 0
+    assert time.monotonic() - started >= timeout
+
+
+def test_an_async_handle_calls_back_on_the_loops_thread(loop):
+    threads = []
+    wake = uv.Async(loop, lambda: threads.append(threading.get_ident()))
+    thread = threading.Thread(target=wake.send)
+    thread.start()
+    run_until(loop, lambda: threads)
+    thread.join()
+    assert threads == [threading.get_ident()]
+
+
+def test_wake_ends_a_poll_without_a_record(loop):
+    threading.Timer(0.02, loop.wake).start()
+    assert loop.poll(10) == 0
+
+
+def test_wake_on_a_closed_loop_is_harmless():
+    loop = uv.Loop()
+    loop.close()
+    loop.wake()
+
+
+def test_threads_that_wake_a_loop_while_it_closes_do_no_harm():
+    for _ in range(50):
+        loop = uv.Loop()
+        threads = [threading.Thread(target=lambda: [loop.wake() for _ in range(200)]) for _ in range(3)]  # noqa: B023
+        for thread in threads:
+            thread.start()
+        loop.poll(0)
+        loop.close()
+        for thread in threads:
+            thread.join()
+
+
+def test_poll_reports_what_is_ready_and_leaves_the_blocking_mode_alone(loop):
+    left, right = socket.socketpair()
+    with left, right:
+        seen = []
+        poll = uv.Poll(loop, left.fileno())
+        poll.start(uv.READABLE, lambda status, events: seen.append(events))
+        assert os.get_blocking(left.fileno())
+        assert loop.poll(0) == 0
+        right.send(b"x")
+        run_until(loop, lambda: seen)
+        assert seen[0] & uv.READABLE
+        poll.stop()
+        assert loop.poll(0) == 0
+        poll.close()
+
+
+def test_watching_a_regular_file_is_refused_at_once(loop, tmp_path):
+    with open(tmp_path / "file", "w") as file:
+        poll = uv.Poll(loop, file.fileno())
+        with pytest.raises(PermissionError):
+            poll.start(uv.READABLE, lambda status, events: None)
+
+
+def test_closing_a_watched_descriptor_does_not_end_the_process(loop):
+    # libuv aborts here when it watches the descriptor itself.
+    left, right = socket.socketpair()
+    poll = uv.Poll(loop, left.fileno())
+    poll.start(uv.READABLE, lambda status, events: None)
+    left.close()
+    right.close()
+    assert loop.poll(0) == 0
+    with pytest.raises(OSError, match=r"Bad file descriptor|No such file"):
+        poll.start(uv.WRITABLE, lambda status, events: None)
+    poll.close()
+
+
+def test_a_stream_delivers_bytes_then_the_end(loop):
+    stream, peer = connected_pair(loop)
+    got = []
+    stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset) if nread > 0 else nread))
+    peer.send(b"hello")
+    run_until(loop, lambda: got)
+    peer.close()
+    run_until(loop, lambda: len(got) == 2)
+    assert got == [b"hello", uv.EOF]
+
+
+def test_a_write_that_the_kernel_does_not_take_at_once_arrives_whole(loop):
+    stream, peer = connected_pair(loop)
+    data = os.urandom(3_000_000)
+    done = []
+    stream.write(data, done.append)
+    assert stream.write_queue_size() > 0
+    received = bytearray()
+    peer.setblocking(False)
+
+    def drain():
+        try:
+            received.extend(peer.recv(1 << 20))
+        except BlockingIOError:
+            pass
+        return done and len(received) == len(data)
+
+    run_until(loop, drain)
+    assert received == data
+    assert done == [0]
+    peer.close()
+
+
+def test_what_a_turn_receives_beyond_the_region_comes_in_the_next(loop):
+    sizes = {}
+    peers = []
+    payload = b"x" * 150_000
+    for index in range(12):
+        stream, peer = connected_pair(loop)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 400_000)
+        peer.sendall(payload)
+        peers.append(peer)
+        sizes[index] = 0
+
+        def on_read(nread, offset, index=index):
+            assert loop.received(nread, offset) == b"x" * nread
+            sizes[index] += nread
+
+        stream.read_start(on_read)
+    run_until(loop, lambda: set(sizes.values()) == {len(payload)})
+    for peer in peers:
+        peer.close()
+
+
+def test_a_closed_stream_refuses_everything_with_a_clear_error(loop):
+    stream, peer = connected_pair(loop)
+    stream.close()
+    stream.close()
+    for call in (lambda: stream.try_write(b"x"), lambda: stream.write(b"x", print), stream.shutdown, stream.fileno):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    assert peer.recv(1) == b""
+    peer.close()
+
+
+def test_an_adopted_descriptor_is_closed_once_and_by_the_stream_alone(loop):
+    left, right = socket.socketpair()
+    fd = left.fileno()
+    stream = uv.Tcp(loop, left.detach())
+    stream.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    # The number is somebody else's now, and stays theirs.
+    other = os.dup2(right.fileno(), fd)
+    loop.poll(0)
+    loop.close()
+    os.fstat(other)
+    os.close(other)
+    right.close()
+
+
+def test_a_descriptor_that_cannot_be_adopted_stays_the_callers(loop):
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        uv.Tcp(loop, 1_000_000)
+    assert caught.value.errno == errno.EBADF
+    left, right = socket.socketpair()
+    stream = uv.Tcp(loop, left.fileno())
+    stream.read_start(print)
+    with pytest.raises(FileExistsError):
+        uv.Tcp(loop, left.fileno())
+    assert os.fstat(left.fileno())
+    left.detach()
+    right.close()
+
+
+def test_records_for_a_handle_closed_meanwhile_are_dropped(loop):
+    streams, peers, calls = [], [], []
+    for _ in range(3):
+        stream, peer = connected_pair(loop)
+        streams.append(stream)
+        peers.append(peer)
+
+    def on_read(nread, offset):
+        calls.append(nread)
+        for stream in streams:
+            stream.close()
+
+    for stream, peer in zip(streams, peers, strict=True):
+        stream.read_start(on_read)
+        peer.send(b"x")
+    assert loop.poll(1) == 3
+    loop.dispatch()
+    assert calls == [1]
+    for peer in peers:
+        peer.close()
+
+
+def test_closing_the_loop_inside_a_records_handling_is_safe():
+    loop = uv.Loop()
+    peers = []
+    calls = []
+    for _ in range(5):
+        stream, peer = connected_pair(loop)
+        stream.read_start(lambda nread, offset: (calls.append(nread), loop.close()))
+        peer.send(b"x")
+        peers.append(peer)
+    assert loop.poll(1) == 5
+    loop.dispatch()
+    assert calls == [1]
+    assert loop.closed
+    for peer in peers:
+        assert peer.recv(1) == b""
+        peer.close()
+
+
+def test_an_exception_leaves_the_rest_of_the_batch_for_the_next_dispatch(loop):
+    calls = []
+    peers = []
+
+    def on_read(nread, offset):
+        calls.append(loop.received(nread, offset))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    for index in range(4):
+        stream, peer = connected_pair(loop)
+        stream.read_start(on_read)
+        peer.send(b"%d" % index)
+        peers.append(peer)
+    assert loop.poll(1) == 4
+    with pytest.raises(KeyboardInterrupt):
+        loop.dispatch()
+    assert loop.poll(0) == -1
+    loop.dispatch()
+    assert sorted(calls) == [b"0", b"1", b"2", b"3"]
+    for peer in peers:
+        peer.close()
+
+
+def test_polling_inside_a_callback_deals_with_the_rest_of_the_batch_first(loop):
+    calls = []
+    peers = []
+
+    def on_read(nread, offset):
+        calls.append(loop.received(nread, offset))
+        if len(calls) == 1:
+            for peer in peers:
+                peer.send(b"second")
+            assert loop.poll(1) == -1
+            loop.dispatch()
+            assert len(calls) == 3
+            assert loop.poll(1) == 3
+            loop.dispatch()
+
+    for _ in range(3):
+        stream, peer = connected_pair(loop)
+        stream.read_start(on_read)
+        peer.send(b"first")
+        peers.append(peer)
+    assert loop.poll(1) == 3
+    loop.dispatch()
+    assert calls == [b"first"] * 3 + [b"second"] * 3
+    for peer in peers:
+        peer.close()
+
+
+def test_an_exception_raised_while_polling_loses_no_record(loop, monkeypatch):
+    # As a signal's handler does that runs as soon as the poll has returned.
+    got = []
+    stream, peer = connected_pair(loop)
+    stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset)))
+    peer.send(b"kept")
+
+    class Interrupted:
+        size = 24
+        iter_unpack_whole = staticmethod(uv.loop.RECORD.iter_unpack)
+        calls = 0
+
+        def iter_unpack(self, buffer):
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyboardInterrupt
+            return self.iter_unpack_whole(buffer)
+
+    monkeypatch.setattr(uv.loop, "RECORD", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        loop.poll(1)
+    assert loop.poll(0) == -1
+    loop.dispatch()
+    assert got == [b"kept"]
+    peer.close()
+
+
+def test_a_hundred_thousand_handles_leave_memory_and_descriptors_where_they_were(loop):
+    def churn(count):
+        for _ in range(count // 4):
+            left, right = socket.socketpair()
+            handles = [uv.Timer(loop), uv.Async(loop, print), uv.Tcp(loop, left.detach()), uv.Poll(loop, right.fileno())]
+            handles[0].start(print, 100)
+            handles[3].start(uv.READABLE, print)
+            for handle in handles:
+                handle.close()
+            right.close()
+            loop.poll(0)
+
+    churn(4_000)
+    memory, descriptors = resident(), len(os.listdir("/proc/self/fd"))
+    churn(100_000)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert resident() - memory < 2 << 20
+    assert not loop.handles
+    assert not loop.callbacks
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def test_an_error_is_the_exception_that_the_standard_library_raises():
+    for number in (errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED, errno.EACCES, errno.EEXIST, errno.ENOENT):
+        raised = uv.os_error(-number)
+        assert type(raised) is type(OSError(number, ""))
+        assert str(raised) == str(OSError(number, os.strerror(number)))
+
+
+def test_an_echo_server_needs_nothing_but_the_binding(loop):
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    streams = []
+
+    def on_connection(status, events):
+        connection, _ = listening.accept()
+        stream = uv.Tcp(loop, connection.detach())
+        stream.nodelay(True)
+        streams.append(stream)
+
+        def on_read(nread, offset):
+            if nread > 0:
+                stream.write(loop.received(nread, offset), lambda status: None)
+            else:
+                stream.close()
+
+        stream.read_start(on_read)
+
+    poll = uv.Poll(loop, listening.fileno())
+    poll.start(uv.READABLE, on_connection)
+    answers = []
+
+    def client():
+        for number in range(5):
+            with socket.create_connection(listening.getsockname(), timeout=10) as sock:
+                sock.sendall(b"%d" % number)
+                answers.append(sock.recv(10))
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    run_until(loop, lambda: len(streams) == 5 and all(stream.closed for stream in streams))
+    thread.join()
+    poll.close()
+    listening.close()
+    assert answers == [b"0", b"1", b"2", b"3", b"4"]
