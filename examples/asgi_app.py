@@ -1,6 +1,6 @@
 """An ASGI application, served on ffloop by uvicorn:
 
-    uvicorn --loop ffloop:new_event_loop --app-dir examples asgi_app:app
+uvicorn --loop ffloop:new_event_loop --app-dir examples asgi_app:app
 """
 
 import asyncio

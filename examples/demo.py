@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import ffloop
 import httpx
+
+import ffloop
 from ffloop.__main__ import report
 
 HERE = Path(__file__).resolve().parent

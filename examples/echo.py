@@ -1,7 +1,7 @@
 """A standalone echo server and its client, with asyncio's streams.
 
-    python examples/echo.py            # both, for one conversation
-    python examples/echo.py serve 7000 # the server alone, until Ctrl-C
+python examples/echo.py            # both, for one conversation
+python examples/echo.py serve 7000 # the server alone, until Ctrl-C
 """
 
 import asyncio

@@ -1,13 +1,14 @@
 """A TLS server and a client that checks its certificate. Needs trustme, which makes certificates for tests.
 
-    python examples/tls.py
+python examples/tls.py
 """
 
 import asyncio
 import ssl
 
-import ffloop
 import trustme
+
+import ffloop
 
 
 async def greet(reader, writer):

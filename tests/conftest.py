@@ -3,10 +3,13 @@
 import asyncio
 import gc
 import os
+import socket
 import warnings
 
-import ffloop
 import pytest
+import pytest_asyncio
+
+import ffloop
 
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "ffloop": ffloop.new_event_loop}
 
@@ -40,9 +43,18 @@ def open_descriptors():
     return set(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture
-def no_leaks():
+@pytest_asyncio.fixture
+async def no_leaks():
     """Fails when the test leaves a descriptor open."""
+    # What a loop opens when it is first used is the loop's until it is closed.
+    left, right = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, left)
+    with right, socket.socket() as sock:
+        asyncio.get_running_loop().add_reader(right, print)
+        asyncio.get_running_loop().remove_reader(right)
+        sock.setblocking(False)
+    transport.abort()
+    await asyncio.sleep(0)
     before = len(open_descriptors())
     yield
     after = len(open_descriptors())

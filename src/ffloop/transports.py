@@ -17,10 +17,12 @@ import asyncio
 import contextvars
 import socket
 import warnings
+import weakref
 from asyncio import constants
 from asyncio import transports as asyncio_transports
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import uv
@@ -152,7 +154,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             return
         self._context = None
         self._stream.read_stop()
-        self._stream.on_read(self._hold_record)
+        # Records of this batch may still come. Weakly: the loop keeps a transport alive that reads, no other.
+        self._stream.on_read(partial(_hold_if_alive, weakref.ref(self)))
 
     # The receivers of read records, of which one is in force: `nread` bytes at `offset` of the region, or a status.
 
@@ -515,6 +518,12 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             stream.close()
             if self._server is not None:
                 self._server._detach(self)
+
+
+def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:
+    alive = transport()
+    if alive is not None:
+        alive._hold_record(nread, offset)
 
 
 def _as_bytes(data: Any) -> bytes:

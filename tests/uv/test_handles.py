@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from ffloop import uv
 
 
@@ -335,7 +336,12 @@ def test_a_hundred_thousand_handles_leave_memory_and_descriptors_where_they_were
     def churn(count):
         for _ in range(count // 4):
             left, right = socket.socketpair()
-            handles = [uv.Timer(loop), uv.Async(loop, print), uv.Tcp(loop, left.detach()), uv.Poll(loop, right.fileno())]
+            handles = [
+                uv.Timer(loop),
+                uv.Async(loop, print),
+                uv.Tcp(loop, left.detach()),
+                uv.Poll(loop, right.fileno()),
+            ]
             handles[0].start(print, 100)
             handles[3].start(uv.READABLE, print)
             for handle in handles:

@@ -1,0 +1,340 @@
+import asyncio
+import contextvars
+import logging
+import socket
+import threading
+import time
+
+import pytest
+
+import ffloop
+
+
+def test_the_loop_is_a_base_event_loop():
+    loop = ffloop.new_event_loop()
+    assert isinstance(loop, asyncio.BaseEventLoop)
+    assert repr(loop) == "<ffloop.Loop running=False closed=False debug=False>"
+    loop.close()
+
+
+def test_callbacks_run_in_the_order_of_their_scheduling(loop):
+    order = []
+    for number in range(5):
+        loop.call_soon(order.append, number)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_timers_fire_in_the_order_of_their_deadlines_and_never_early(loop):
+    fired = []
+    now = loop.time()
+    for delay in (0.03, 0.01, 0.02, 0.0015):
+        loop.call_at(now + delay, lambda delay=delay: fired.append((delay, loop.time() - now)))
+    loop.call_at(now + 0.04, loop.stop)
+    loop.run_forever()
+    assert [delay for delay, _ in fired] == [0.0015, 0.01, 0.02, 0.03]
+    assert all(elapsed >= delay - loop._clock_resolution for delay, elapsed in fired)
+
+
+def test_a_cancelled_timer_does_not_fire(loop):
+    fired = []
+    handle = loop.call_later(0.001, fired.append, 1)
+    assert isinstance(handle, asyncio.TimerHandle)
+    handle.cancel()
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert fired == []
+
+
+def test_call_later_with_no_delay_gives_a_timer_handle(loop):
+    assert isinstance(loop.call_later(0, print), asyncio.TimerHandle)
+
+
+def test_a_patched_clock_moves_the_timers(loop):
+    fired = []
+    offset = 0.0
+    real = loop.time
+    loop.time = lambda: real() + offset
+    loop.call_later(3600, fired.append, 1)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert fired == []
+    offset = 3600.0
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert fired == [1]
+
+
+def test_call_soon_threadsafe_wakes_a_loop_that_waits(loop):
+    thread = threading.Timer(0.02, loop.call_soon_threadsafe, [loop.stop])
+    loop.call_later(10, loop.stop)
+    started = time.monotonic()
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert time.monotonic() - started < 9
+
+
+def test_many_threads_schedule_and_nothing_is_lost(loop):
+    seen = []
+
+    def work(base):
+        for number in range(1000):
+            loop.call_soon_threadsafe(seen.append, base + number)
+
+    threads = [threading.Thread(target=work, args=(base * 1000,)) for base in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(seen) < 4000:
+        loop.call_later(0.001, loop.stop)
+        loop.run_forever()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == list(range(4000))
+
+
+def test_an_exception_in_a_callback_reaches_the_handler_and_the_loop_goes_on(loop, errors):
+    order = []
+    loop.call_soon(lambda: 1 / 0)
+    loop.call_soon(order.append, 1)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert order == [1]
+    assert isinstance(errors[0]["exception"], ZeroDivisionError)
+
+
+def test_keyboard_interrupt_in_a_callback_ends_the_run_and_loses_nothing(loop):
+    order = []
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    loop.call_soon(interrupt)
+    loop.call_soon(order.append, 1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert order == [1]
+
+
+def test_a_loop_cannot_run_twice_or_be_closed_while_it_runs(loop):
+    async def main():
+        with pytest.raises(RuntimeError, match="already running"):
+            loop.run_forever()
+        with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
+            loop.close()
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda loop: loop.call_soon(print),
+        lambda loop: loop.call_later(1, print),
+        lambda loop: loop.call_soon_threadsafe(print),
+        lambda loop: loop.run_forever(),
+        lambda loop: loop.add_reader(0, print),
+        lambda loop: loop.run_in_executor(None, print),
+    ],
+)
+def test_a_closed_loop_refuses_work(loop, call):
+    loop.close()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        call(loop)
+
+
+def test_debug_mode_refuses_call_soon_from_another_thread(loop):
+    loop.set_debug(True)
+    raised = []
+
+    def elsewhere():
+        try:
+            loop.call_soon(print)
+        except RuntimeError as exc:
+            raised.append(str(exc))
+
+    async def main():
+        await loop.run_in_executor(None, elsewhere)
+
+    loop.run_until_complete(main())
+    assert raised == ["Non-thread-safe operation invoked on an event loop other than the current one"]
+
+
+def test_debug_mode_names_a_slow_callback(loop, caplog):
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.01
+
+    def slow():
+        time.sleep(0.02)
+
+    loop.call_soon(slow)
+    loop.call_soon(loop.stop)
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        loop.run_forever()
+    assert "slow" in caplog.text
+    assert "took" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_tasks_futures_and_gather_work():
+    async def double(number):
+        await asyncio.sleep(0)
+        return 2 * number
+
+    assert await asyncio.gather(*map(double, range(100))) == list(range(0, 200, 2))
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_result, 1)
+    assert await future == 1
+
+
+@pytest.mark.asyncio
+async def test_a_task_factory_gets_what_asyncio_gives_it():
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def factory(loop, coro, **kwargs):
+        made.append(kwargs)
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    loop.set_task_factory(factory)
+    await loop.create_task(asyncio.sleep(0), context=contextvars.copy_context())
+    loop.set_task_factory(None)
+    assert "context" in made[0]
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
+async def test_eager_tasks_run_at_once():
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    order = []
+
+    async def eager():
+        order.append("task")
+
+    task = loop.create_task(eager())
+    order.append("creator")
+    await task
+    loop.set_task_factory(None)
+    assert order == ["task", "creator"]
+
+
+@pytest.mark.asyncio
+async def test_the_executor_answers_and_raises():
+    loop = asyncio.get_running_loop()
+    assert await loop.run_in_executor(None, sum, [1, 2, 3]) == 6
+    with pytest.raises(ZeroDivisionError):
+        await loop.run_in_executor(None, lambda: 1 / 0)
+
+
+def test_asynchronous_generators_are_shut_down(loop):
+    closed = []
+
+    async def numbers():
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    async def main():
+        generator = numbers()
+        await anext(generator)
+        return generator
+
+    generator = loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    assert closed == [True]
+    del generator
+
+
+def test_a_task_that_is_never_awaited_is_reported_in_debug_mode(loop, errors):
+    loop.set_debug(True)
+
+    async def fails():
+        raise ValueError("lost")
+
+    loop.create_task(fails())
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    import gc
+
+    gc.collect()
+    assert any("never retrieved" in context["message"] for context in errors)
+
+
+def test_stop_in_an_io_callback_leaves_what_it_scheduled_for_the_next_run(loop):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    order = []
+
+    def ready():
+        left.recv(10)
+        loop.call_soon(order.append, "scheduled")
+        loop.stop()
+
+    loop.add_reader(left, ready)
+    right.send(b"x")
+    loop.run_forever()
+    assert order == []
+    loop.call_soon(order.append, "later")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert order == ["scheduled", "later"]
+    loop.remove_reader(left)
+    left.close()
+    right.close()
+
+
+def test_a_timer_that_is_due_runs_before_what_io_callbacks_schedule(loop):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    order = []
+
+    def ready():
+        left.recv(10)
+        order.append("io")
+        loop.call_soon(lambda: (order.append("scheduled"), loop.stop()))
+
+    loop.add_reader(left, ready)
+    right.send(b"x")
+    loop.call_at(loop.time() - 1, order.append, "timer")
+    loop.run_forever()
+    assert order == ["io", "timer", "scheduled"]
+    loop.remove_reader(left)
+    left.close()
+    right.close()
+
+
+def test_a_batch_that_keyboard_interrupt_ends_goes_on_in_the_next_run():
+    loop = ffloop.new_event_loop()
+    received, peers, transports = [], [], []
+
+    class Interrupts(asyncio.Protocol):
+        def data_received(self, data):
+            received.append(data)
+            if len(received) == 1:
+                raise KeyboardInterrupt
+
+    for _ in range(3):
+        left, right = socket.socketpair()
+        transport, _ = loop.run_until_complete(loop.connect_accepted_socket(Interrupts, left))
+        transports.append(transport)
+        peers.append(right)
+    for number, peer in enumerate(peers):
+        peer.send(b"%d" % number)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.call_later(0.02, loop.stop)
+    loop.run_forever()
+    assert sorted(received) == [b"0", b"1", b"2"]
+    for transport in transports:
+        transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    for peer in peers:
+        peer.close()

@@ -1,0 +1,600 @@
+import asyncio
+import contextvars
+import gc
+import logging
+import socket
+import struct
+import warnings
+
+import pytest
+
+pytestmark = pytest.mark.asyncio
+
+
+class Recorder(asyncio.Protocol):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.events = []
+        self.data = b""
+        self.lost = asyncio.get_running_loop().create_future()
+        self.keep_open = False
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.events.append("made")
+
+    def data_received(self, data):
+        if self.events[-1] != "data":
+            self.events.append("data")
+        self.data += data
+
+    def eof_received(self):
+        self.events.append("eof")
+        return self.keep_open
+
+    def pause_writing(self):
+        self.events.append("pause")
+
+    def resume_writing(self):
+        self.events.append("resume")
+
+    def connection_lost(self, exc):
+        self.events.append("lost")
+        self.lost.set_result(exc)
+
+
+async def pair(protocol=None):
+    """A transport with a Recorder, and the plain socket at the other end."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = socket.create_connection(listening.getsockname())
+        connection, _ = listening.accept()
+    peer.setblocking(False)
+    transport, protocol = await loop.connect_accepted_socket(protocol or Recorder, connection)
+    return transport, protocol, peer
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_transport_is_an_asyncio_transport_whose_methods_can_be_replaced():
+    transport, protocol, peer = await pair()
+    assert isinstance(transport, asyncio.Transport)
+    written = []
+    transport.write = written.append
+    transport.write(b"x")
+    assert written == [b"x"]
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_bytes_arrive_then_the_end_then_the_loss():
+    _, protocol, peer = await pair()
+    peer.send(b"hello")
+    await until(lambda: protocol.data)
+    peer.close()
+    assert await protocol.lost is None
+    assert protocol.data == b"hello"
+    assert protocol.events == ["made", "data", "eof", "lost"]
+
+
+async def test_a_protocol_that_keeps_the_connection_open_can_still_write():
+    transport, protocol, peer = await pair()
+    protocol.keep_open = True
+    peer.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in protocol.events)
+    transport.write(b"still here")
+    transport.close()
+    await protocol.lost
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"still here"
+    peer.close()
+
+
+async def test_several_writes_arrive_in_order_and_close_sends_them_first():
+    transport, protocol, peer = await pair()
+    transport.write(b"header ")
+    transport.write(bytearray(b"body "))
+    transport.writelines([b"a", memoryview(b"b"), b"c"])
+    transport.close()
+    assert transport.is_closing()
+    assert await protocol.lost is None
+    assert peer.recv(100) == b"header body abc"
+    assert peer.recv(100) == b""
+    peer.close()
+
+
+async def test_a_buffer_that_is_changed_after_the_write_is_sent_as_it_was():
+    transport, protocol, peer = await pair()
+    data = bytearray(b"before")
+    transport.write(data)
+    data[:] = b"after!"
+    transport.close()
+    await protocol.lost
+    assert peer.recv(100) == b"before"
+    peer.close()
+
+
+async def test_what_was_written_when_the_loop_stops_has_left():
+    transport, protocol, peer = await pair()
+    loop = asyncio.get_running_loop()
+    other = type(loop)()
+
+    # In a loop of its own, because this one is running.
+    def scenario():
+        left, right = socket.socketpair()
+        transport, protocol = other.run_until_complete(other.connect_accepted_socket(asyncio.Protocol, left))
+        other.call_soon(transport.write, b"out")
+        other.call_soon(other.stop)
+        other.run_forever()
+        right.settimeout(10)
+        received = right.recv(10)
+        transport.abort()
+        other.run_until_complete(asyncio.sleep(0))
+        other.close()
+        right.close()
+        return received
+
+    assert await loop.run_in_executor(None, scenario) == b"out"
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+@pytest.mark.parametrize("wrong", ["text", 5, None, [b"x"]])
+async def test_write_refuses_what_is_not_bytes_like(wrong):
+    transport, protocol, peer = await pair()
+    with pytest.raises(TypeError, match="data argument must be a bytes-like object, not"):
+        transport.write(wrong)
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_write_after_write_eof_is_refused():
+    transport, protocol, peer = await pair()
+    assert transport.can_write_eof()
+    transport.write(b"last")
+    transport.write_eof()
+    with pytest.raises(RuntimeError, match=r"Cannot call write\(\) after write_eof\(\)"):
+        transport.write(b"more")
+    loop = asyncio.get_running_loop()
+    assert await loop.sock_recv(peer, 100) == b"last"
+    assert await loop.sock_recv(peer, 100) == b""
+    peer.send(b"reading goes on")
+    await until(lambda: protocol.data)
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_write_after_close_is_dropped_with_a_warning(caplog):
+    transport, protocol, peer = await pair()
+    transport.close()
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        for _ in range(6):
+            transport.write(b"x")
+    assert "socket.send() raised exception." in caplog.text
+    await protocol.lost
+    transport.write(b"x")
+    assert peer.recv(100) == b""
+    peer.close()
+
+
+async def test_the_protocol_is_paused_above_the_high_water_mark_and_resumed_below_the_low_one():
+    transport, protocol, peer = await pair()
+    data = b"x" * 8_000_000
+    transport.write(data)
+    assert protocol.events[-1] == "pause"
+    assert transport.get_write_buffer_size() > 64 * 1024
+    loop = asyncio.get_running_loop()
+    received = 0
+    while received < len(data):
+        received += len(await loop.sock_recv(peer, 1 << 20))
+    await until(lambda: protocol.events[-1] == "resume")
+    assert transport.get_write_buffer_size() == 0
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_water_marks_are_asyncios():
+    transport, protocol, peer = await pair()
+    assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+    transport.set_write_buffer_limits(high=1000)
+    assert transport.get_write_buffer_limits() == (250, 1000)
+    with pytest.raises(ValueError, match="must be >="):
+        transport.set_write_buffer_limits(high=1, low=2)
+    transport.write(b"x")
+    assert transport.get_write_buffer_size() == 0
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_with_a_mark_of_zero_the_protocol_is_paused_only_by_what_the_kernel_leaves():
+    transport, protocol, peer = await pair()
+    transport.set_write_buffer_limits(high=0)
+    transport.write(b"x")
+    assert "pause" not in protocol.events
+    transport.write(b"x" * 8_000_000)
+    assert "pause" in protocol.events
+    transport.abort()
+    await protocol.lost
+    peer.close()
+
+
+async def test_abort_drops_what_was_not_sent():
+    transport, protocol, peer = await pair()
+    transport.write(b"x" * 8_000_000)
+    transport.abort()
+    assert await protocol.lost is None
+    assert "resume" not in protocol.events
+    peer.close()
+
+
+async def test_a_paused_transport_keeps_what_has_arrived_until_it_is_resumed():
+    transport, protocol, peer = await pair()
+    assert transport.is_reading()
+    transport.pause_reading()
+    transport.pause_reading()
+    assert not transport.is_reading()
+    peer.send(b"kept")
+    await asyncio.sleep(0.02)
+    assert protocol.data == b""
+    transport.resume_reading()
+    await until(lambda: protocol.data)
+    assert protocol.data == b"kept"
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_a_transport_paused_by_another_ones_callback_in_the_same_turn_keeps_its_bytes():
+    first, _, first_peer = await pair()
+    second, second_protocol, second_peer = await pair()
+    order = []
+
+    class Pauses(Recorder):
+        def data_received(self, data):
+            order.append("first")
+            second.pause_reading()
+
+    first.set_protocol(Pauses())
+    second_data = second_protocol.data_received
+    second_protocol.data_received = lambda data: (order.append("second"), second_data(data))
+    # Both are readable when the loop polls next; whichever comes first, no byte may be lost.
+    first_peer.send(b"x")
+    second_peer.send(b"y")
+    await until(lambda: "first" in order)
+    await asyncio.sleep(0.01)
+    second.resume_reading()
+    await until(lambda: second_protocol.data)
+    assert second_protocol.data == b"y"
+    for transport in (first, second):
+        transport.abort()
+    await second_protocol.lost
+    first_peer.close()
+    second_peer.close()
+
+
+async def test_a_transport_closed_by_another_ones_callback_in_the_same_turn_gets_nothing_more():
+    transports, protocols, peers = [], [], []
+    for _ in range(5):
+        transport, protocol, peer = await pair()
+        transports.append(transport)
+        protocols.append(protocol)
+        peers.append(peer)
+    received = []
+
+    def data_received(data):
+        received.append(data)
+        for transport in transports:
+            transport.close()
+
+    for protocol in protocols:
+        protocol.data_received = data_received
+    for peer in peers:
+        peer.send(b"x")
+    for protocol in protocols:
+        await protocol.lost
+    assert received == [b"x"]
+    for peer in peers:
+        peer.close()
+
+
+async def test_a_protocol_switched_inside_data_received_gets_what_comes_next():
+    transport, protocol, peer = await pair()
+    second = Recorder()
+    second.events.append("switched")
+
+    def switch(data):
+        protocol.data += data
+        transport.set_protocol(second)
+
+    protocol.data_received = switch
+    assert transport.get_protocol() is protocol
+    peer.send(b"one")
+    await until(lambda: protocol.data)
+    peer.send(b"two")
+    await until(lambda: second.data)
+    assert (protocol.data, second.data) == (b"one", b"two")
+    transport.close()
+    await second.lost
+    peer.close()
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """Receives into a small buffer."""
+
+    def __init__(self, size=10):
+        self.buffer = bytearray(size)
+        self.data = b""
+        self.hints = []
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, sizehint):
+        self.hints.append(sizehint)
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.data += self.buffer[:nbytes]
+
+    def connection_lost(self, exc):
+        self.lost.set_result(exc)
+
+
+async def test_a_buffered_protocol_gets_all_bytes_through_a_small_buffer():
+    transport, protocol, peer = await pair(Buffered)
+    data = bytes(range(256)) * 4
+    peer.send(data)
+    await until(lambda: len(protocol.data) == len(data))
+    assert protocol.data == data
+    assert set(protocol.hints) == {-1}
+    peer.close()
+    assert await protocol.lost is None
+
+
+async def test_a_buffered_protocol_that_pauses_gets_the_rest_when_it_resumes():
+    transport, protocol, peer = await pair(Buffered)
+    update = protocol.buffer_updated
+
+    def pause(nbytes):
+        update(nbytes)
+        transport.pause_reading()
+
+    protocol.buffer_updated = pause
+    peer.send(b"0123456789abcdefghij")
+    await until(lambda: protocol.data)
+    await asyncio.sleep(0.01)
+    assert protocol.data == b"0123456789"
+    transport.resume_reading()
+    await until(lambda: len(protocol.data) == 20)
+    assert protocol.data == b"0123456789abcdefghij"
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_a_plain_protocol_takes_over_from_a_buffered_one_in_the_middle_of_a_piece():
+    transport, protocol, peer = await pair(Buffered)
+    plain = Recorder()
+    plain.events.append("switched")
+    update = protocol.buffer_updated
+
+    def switch(nbytes):
+        update(nbytes)
+        transport.set_protocol(plain)
+
+    protocol.buffer_updated = switch
+    peer.send(b"0123456789abcdefghij")
+    await until(lambda: plain.data)
+    assert (protocol.data, plain.data) == (b"0123456789", b"abcdefghij")
+    transport.close()
+    await plain.lost
+    peer.close()
+
+
+async def test_an_empty_buffer_is_an_error():
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    _, protocol, peer = await pair(lambda: Buffered(0))
+    peer.send(b"x")
+    exc = await protocol.lost
+    assert str(exc) == "get_buffer() returned an empty buffer"
+    assert told[0]["message"] == "Fatal error: protocol.get_buffer() call failed."
+    peer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("data_received", "Fatal error: protocol.data_received() call failed."),
+        ("eof_received", "Fatal error: protocol.eof_received() call failed."),
+    ],
+)
+async def test_an_exception_in_a_protocol_closes_its_connection_and_nothing_else(method, message):
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    transport, protocol, peer = await pair()
+    error = ValueError("the protocol's own")
+
+    def fail(*args):
+        raise error
+
+    setattr(protocol, method, fail)
+    if method == "data_received":
+        peer.send(b"x")
+    else:
+        peer.shutdown(socket.SHUT_WR)
+    assert await protocol.lost is error
+    assert [context["message"] for context in told] == [message]
+    assert told[0]["transport"] is transport
+    assert told[0]["protocol"] is protocol
+    peer.close()
+
+
+async def test_a_reset_connection_is_lost_with_the_error():
+    _, protocol, peer = await pair()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    assert isinstance(await protocol.lost, ConnectionResetError)
+
+
+async def test_writing_to_a_peer_that_has_gone_loses_the_connection():
+    transport, protocol, peer = await pair()
+    protocol.keep_open = True
+    peer.close()
+    await until(lambda: "eof" in protocol.events)
+    while not protocol.lost.done():
+        transport.write(b"x" * 1000)
+        await asyncio.sleep(0.001)
+    assert isinstance(protocol.lost.result(), ConnectionError)
+
+
+async def test_extra_info_tells_of_the_socket_and_both_ends():
+    transport, protocol, peer = await pair()
+    assert transport.get_extra_info("peername") == peer.getsockname()
+    assert transport.get_extra_info("sockname") == peer.getpeername()
+    sock = transport.get_extra_info("socket")
+    assert isinstance(sock, asyncio.trsock.TransportSocket)
+    assert sock.family == socket.AF_INET
+    assert sock.type == socket.SOCK_STREAM
+    assert sock.gettimeout() == 0
+    assert transport.get_extra_info("nothing", "default") == "default"
+    transport.close()
+    await protocol.lost
+    await asyncio.sleep(0)
+    assert sock.fileno() == -1
+    assert transport.get_extra_info("peername") == peer.getsockname()
+    assert transport.get_extra_info("sockname") == peer.getpeername()
+    peer.close()
+
+
+async def test_the_socket_object_that_users_get_closes_nothing_when_it_goes():
+    transport, protocol, peer = await pair()
+    sock = transport.get_extra_info("socket")
+    fd = sock.fileno()
+    del sock
+    gc.collect()
+    peer.send(b"x")
+    await until(lambda: protocol.data)
+    transport.close()
+    await protocol.lost
+    await asyncio.sleep(0)
+    # Another connection gets the number; nothing of the first may close it.
+    other, other_protocol, other_peer = await pair()
+    transport = None
+    gc.collect()
+    other_peer.send(b"alive")
+    await until(lambda: other_protocol.data)
+    assert other_protocol.data == b"alive"
+    assert fd > 2
+    other.close()
+    await other_protocol.lost
+    peer.close()
+    other_peer.close()
+
+
+async def test_a_forgotten_transport_warns_and_closes_its_descriptor(no_leaks):
+    left, right = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, left)
+    transport.pause_reading()  # the loop keeps one that reads
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport
+        gc.collect()
+    assert any(issubclass(warning.category, ResourceWarning) for warning in caught)
+    assert right.recv(1) == b""
+    right.close()
+
+
+async def test_callbacks_run_in_the_context_that_the_transport_was_made_in():
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    class Looks(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            seen.append(variable.get())
+
+        def data_received(self, data):
+            seen.append(variable.get())
+            variable.set("changed by data")
+
+        def eof_received(self):
+            seen.append(variable.get())
+
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+
+    variable.set("creator")
+    _, protocol, peer = await pair(Looks)
+    variable.set("later")
+    peer.send(b"x")
+    await until(lambda: len(seen) == 2)
+    peer.close()
+    await protocol.lost
+    assert seen == ["creator", "creator", "changed by data"]
+
+
+async def test_repr_tells_the_state():
+    transport, protocol, peer = await pair()
+    assert "read=polling" in repr(transport)
+    transport.pause_reading()
+    assert "read=idle" in repr(transport)
+    transport.close()
+    assert "closing" in repr(transport)
+    await protocol.lost
+    await asyncio.sleep(0)
+    assert "closed" in repr(transport)
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_header_and_body_leave_in_one_piece():
+    # stdlib asyncio sends each write by itself.
+    transport, protocol, peer = await pair()
+    peer.setblocking(True)
+    transport.write(b"header")
+    transport.write(b"body")
+    peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        peer.recv(100)
+    assert transport.get_write_buffer_size() == 0
+    assert peer.recv(100) == b"headerbody"
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_nagles_algorithm_is_off_whatever_the_sockets_protocol_number():
+    # stdlib asyncio leaves it on for a socket that was made with proto=0.
+    transport, protocol, peer = await pair()
+    sock = transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_many_small_writes_in_one_turn_do_not_get_slower_with_their_number():
+    transport, protocol, peer = await pair()
+    for _ in range(60_000):
+        transport.write(b"x")
+    assert transport._more_size == 59_999
+    transport.abort()
+    await protocol.lost
+    peer.close()
