@@ -3,6 +3,7 @@ import errno
 import socket
 
 import pytest
+
 from ffloop.connections import interleave_families
 
 pytestmark = pytest.mark.asyncio
@@ -51,9 +52,7 @@ async def test_a_connection_can_be_made_on_a_socket_of_ones_own():
 async def test_a_local_address_is_used():
     server = await listening()
     port = refused_port()
-    reader, writer = await asyncio.open_connection(
-        *server.sockets[0].getsockname(), local_addr=("127.0.0.1", port)
-    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), local_addr=("127.0.0.1", port))
     assert writer.get_extra_info("sockname") == ("127.0.0.1", port)
     writer.close()
     await writer.wait_closed()
@@ -223,5 +222,3 @@ async def test_reading_a_file_to_a_transport_falls_back_where_it_must(tmp_path):
         received += await loop.sock_recv(right, 10000)
     assert received == b"content" * 1000
     right.close()
-
-

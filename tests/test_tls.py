@@ -108,7 +108,9 @@ async def upgrade(contexts, prefix):
     async def serve(reader, writer):
         line = await reader.readline()
         loop = asyncio.get_running_loop()
-        transport = await loop.start_tls(writer.transport, reader._transport.get_protocol(), server_side, server_side=True)
+        transport = await loop.start_tls(
+            writer.transport, reader._transport.get_protocol(), server_side, server_side=True
+        )
         writer._transport = transport
         reader._transport = transport
         writer.write(line + await reader.readexactly(5))

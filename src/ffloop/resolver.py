@@ -36,8 +36,11 @@ class Resolver(Core):
             return socket.getaddrinfo(host, port, family, type, proto, flags | AI_NUMERICHOST)  # type: ignore[return-value]
         node = encode_host(host)
         service = encode_service(port)
-        if node is None and service is None:
+        if not node and not service:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if node == b"":
+            # The system has an answer to this (which one depends on the service); libuv refuses to ask.
+            return await self.run_in_executor(None, socket.getaddrinfo, host, port, family, type, proto, flags)  # type: ignore[return-value]
         started = self.time() if self._debug else 0.0
         found = self.create_future()
         uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
@@ -120,7 +123,7 @@ def is_plain_address(sockaddr: Any) -> bool:
 
 
 def encode_host(host: Any) -> bytes | None:
-    """Return `host` as the resolver takes it. Raises `UnicodeError`, `TypeError`, `ValueError`."""
+    """Return `host` as the resolver takes it. Raises `UnicodeError`, `TypeError`."""
     if host is None:
         return None
     if isinstance(host, str):
@@ -129,13 +132,11 @@ def encode_host(host: Any) -> bytes | None:
         host = bytes(host)
     elif not isinstance(host, bytes):
         raise TypeError("getaddrinfo() argument 1 must be string or None")
-    if b"\0" in host:
-        raise ValueError("embedded null character")
     return bytes(host)
 
 
 def encode_service(port: Any) -> bytes | None:
-    """Return `port` as the resolver takes it. Raises `OSError`, `ValueError`."""
+    """Return `port` as the resolver takes it. Raises `OSError`."""
     if port is None:
         return None
     if isinstance(port, int):
@@ -144,6 +145,4 @@ def encode_service(port: Any) -> bytes | None:
         port = port.encode()
     if not isinstance(port, bytes):
         raise OSError("Int or String expected")
-    if b"\0" in port:
-        raise ValueError("embedded null character")
     return port

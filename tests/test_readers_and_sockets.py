@@ -1,0 +1,230 @@
+import asyncio
+import os
+import socket
+
+import pytest
+
+pytestmark = pytest.mark.asyncio
+
+
+async def spin():
+    await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def ends():
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    with left, right:
+        yield left, right
+
+
+async def test_a_reader_is_called_while_there_is_something_to_read(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    got = []
+    loop.add_reader(left, lambda: got.append(left.recv(1)))
+    right.send(b"ab")
+    await spin()
+    assert got == [b"a", b"b"]
+    assert loop.remove_reader(left)
+    assert not loop.remove_reader(left)
+    right.send(b"c")
+    await spin()
+    assert got == [b"a", b"b"]
+
+
+async def test_a_reader_and_a_writer_share_a_descriptor(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    order = []
+
+    def write():
+        order.append("write")
+        loop.remove_writer(left.fileno())
+
+    def read():
+        order.append(left.recv(10))
+        loop.remove_reader(left)
+
+    loop.add_reader(left.fileno(), read)
+    loop.add_writer(left, write)
+    await spin()
+    right.send(b"x")
+    await spin()
+    assert order == ["write", b"x"]
+
+
+async def test_a_second_reader_replaces_the_first(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    called = []
+    loop.add_reader(left, called.append, "first")
+    loop.add_reader(left, lambda: (called.append("second"), left.recv(10)))
+    right.send(b"x")
+    await spin()
+    assert called == ["second"]
+    loop.remove_reader(left)
+
+
+async def test_a_reader_that_raises_is_reported_and_called_again(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(type(context["exception"])))
+
+    def fail():
+        left.recv(1)
+        raise ValueError
+
+    loop.add_reader(left, fail)
+    right.send(b"ab")
+    await spin()
+    assert told == [ValueError, ValueError]
+    loop.remove_reader(left)
+
+
+async def test_watching_does_not_change_the_blocking_mode():
+    left, right = socket.socketpair()
+    with left, right:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(left, print)
+        assert left.getblocking()
+        assert os.get_blocking(left.fileno())
+        loop.remove_reader(left)
+
+
+@pytest.mark.parametrize("wrong", ["text", None, object()])
+async def test_what_is_no_descriptor_is_refused(wrong):
+    with pytest.raises(ValueError, match="Invalid file object"):
+        asyncio.get_running_loop().add_reader(wrong, print)
+
+
+async def test_a_regular_file_is_refused_as_the_system_refuses_it(tmp_path):
+    with (tmp_path / "file").open("w") as file, pytest.raises(PermissionError):
+        asyncio.get_running_loop().add_reader(file, print)
+
+
+async def test_a_descriptor_of_a_transport_is_refused():
+    left, right = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, left)
+    fd = transport.get_extra_info("socket").fileno()
+    for call in (loop.add_reader, loop.add_writer):
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            call(fd, print)
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        loop.remove_reader(fd)
+    transport.abort()
+    await spin()
+    right.close()
+
+
+async def test_closing_a_watched_socket_ends_nothing_but_its_callbacks(ends):
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    loop.add_reader(left, print)
+    fd = left.fileno()
+    left.close()
+    right.close()
+    await spin()
+    assert loop.remove_reader(fd)
+
+
+async def test_sock_methods_talk(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    reading = asyncio.create_task(loop.sock_recv(left, 10))
+    await asyncio.sleep(0)
+    await loop.sock_sendall(right, b"hello")
+    assert await reading == b"hello"
+    buffer = bytearray(10)
+    reading = asyncio.create_task(loop.sock_recv_into(left, buffer))
+    await asyncio.sleep(0)
+    await loop.sock_sendall(right, b"again")
+    assert await reading == 5
+    assert buffer[:5] == b"again"
+
+
+async def test_sock_sendall_sends_all_of_a_large_buffer(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    data = os.urandom(5_000_000)
+    sending = asyncio.create_task(loop.sock_sendall(left, memoryview(data)))
+    received = bytearray()
+    while len(received) < len(data):
+        received += await loop.sock_recv(right, 1 << 20)
+    await sending
+    assert received == data
+
+
+async def test_sock_connect_and_sock_accept_meet():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        listening.setblocking(False)
+        client.setblocking(False)
+        accepting = asyncio.create_task(loop.sock_accept(listening))
+        await loop.sock_connect(client, ("localhost", listening.getsockname()[1]))
+        connection, address = await accepting
+        with connection:
+            assert address == client.getsockname()
+            assert connection.gettimeout() == 0
+
+
+async def test_sock_connect_to_nobody_is_refused():
+    loop = asyncio.get_running_loop()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = probe.getsockname()
+    with socket.socket() as client:
+        client.setblocking(False)
+        with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
+            await loop.sock_connect(client, address)
+
+
+async def test_datagrams_go_by_sock_sendto_and_sock_recvfrom():
+    if not hasattr(asyncio.AbstractEventLoop, "sock_sendto"):
+        pytest.skip("sock_sendto came with Python 3.11")
+    loop = asyncio.get_running_loop()
+    with socket.socket(type=socket.SOCK_DGRAM) as left, socket.socket(type=socket.SOCK_DGRAM) as right:
+        for sock in (left, right):
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+        assert await loop.sock_sendto(left, b"ping", right.getsockname()) == 4
+        assert await loop.sock_recvfrom(right, 10) == (b"ping", left.getsockname())
+        await loop.sock_sendto(left, b"pong", right.getsockname())
+        buffer = bytearray(10)
+        assert await loop.sock_recvfrom_into(right, buffer) == (4, left.getsockname())
+
+
+async def test_a_cancelled_sock_recv_leaves_the_socket_to_the_next(ends):
+    left, right = ends
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.create_task(loop.sock_recv(left, 10))
+    await spin()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    right.send(b"kept")
+    assert await loop.sock_recv(left, 10) == b"kept"
+    assert not loop.remove_reader(left)
+
+
+async def test_debug_mode_refuses_a_blocking_socket():
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    with socket.socket() as sock, pytest.raises(ValueError, match="the socket must be non-blocking"):
+        await loop.sock_recv(sock, 1)
+    loop.set_debug(False)
+
+
+async def test_a_tls_socket_is_refused():
+    import ssl
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    left, right = socket.socketpair()
+    wrapped = context.wrap_socket(left, do_handshake_on_connect=False)
+    with right, wrapped, pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
+        await asyncio.get_running_loop().sock_recv(wrapped, 1)

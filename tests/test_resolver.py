@@ -1,0 +1,124 @@
+"""What the loop resolves is what the socket module resolves, results and errors alike."""
+
+import asyncio
+import socket
+
+import pytest
+
+import ffloop
+
+pytestmark = pytest.mark.asyncio
+
+
+def outcome(call, *args):
+    try:
+        return call(*args)
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+async def awaited(awaitable):
+    try:
+        return await awaitable
+    except Exception as exc:
+        return type(exc), str(exc)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "::1",
+        "localhost",
+        b"localhost",
+        None,
+        "",
+        "fe80::1%lo",
+        "host.invalid",
+        "1.2.3",
+        "a" * 70 + ".x",
+        "a..b",
+    ],
+)
+@pytest.mark.parametrize("port", [80, "80", b"80", "http", None, 0, "nonsense"])
+async def test_getaddrinfo_gives_what_socket_gives(host, port):
+    expected = outcome(socket.getaddrinfo, host, port, 0, socket.SOCK_STREAM)
+    found = await awaited(asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"family": socket.AF_INET},
+        {"family": socket.AF_INET6},
+        {"type": socket.SOCK_DGRAM},
+        {"proto": socket.IPPROTO_TCP},
+        {"flags": socket.AI_PASSIVE},
+        {"flags": socket.AI_CANONNAME},
+        {"flags": socket.AI_NUMERICHOST},
+        {"family": 9999},
+        {"flags": 1 << 20},
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", None])
+async def test_getaddrinfo_heeds_its_arguments(host, arguments):
+    expected = outcome(lambda: socket.getaddrinfo(host, 80, **arguments))
+    assert await awaited(asyncio.get_running_loop().getaddrinfo(host, 80, **arguments)) == expected
+
+
+@pytest.mark.parametrize("wrong", [(5, 80), ("localhost", 1.5), ("a\0b", 80), ("localhost", object())])
+async def test_getaddrinfo_refuses_what_socket_refuses(wrong):
+    expected = outcome(socket.getaddrinfo, *wrong)
+    found = await awaited(asyncio.get_running_loop().getaddrinfo(*wrong))
+    assert found[0] is expected[0]
+
+
+@pytest.mark.parametrize("flags", [0, socket.NI_NUMERICHOST, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV])
+@pytest.mark.parametrize(
+    "address",
+    [
+        ("127.0.0.1", 80),
+        ("::1", 80),
+        ("::1", 80, 0, 0),
+        ("localhost", 80),
+        ("127.0.0.1", 99999),
+        ("127.0.0.1",),
+        "text",
+    ],
+)
+async def test_getnameinfo_gives_what_socket_gives(address, flags):
+    expected = outcome(socket.getnameinfo, address, flags)
+    assert await awaited(asyncio.get_running_loop().getnameinfo(address, flags)) == expected
+
+
+async def test_many_lookups_at_once_are_all_answered():
+    loop = asyncio.get_running_loop()
+    lookups = [loop.getaddrinfo("localhost", port, type=socket.SOCK_STREAM) for port in range(1, 50)]
+    assert [infos[0][4][1] for infos in await asyncio.gather(*lookups)] == list(range(1, 50))
+
+
+async def test_a_cancelled_lookup_is_dropped():
+    loop = asyncio.get_running_loop()
+    lookup = asyncio.create_task(loop.getaddrinfo("localhost", 80))
+    await asyncio.sleep(0)
+    lookup.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lookup
+    assert await loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_loop_that_is_closed_while_a_name_is_looked_up_goes_quietly():
+    def scenario():
+        for _ in range(20):
+            loop = ffloop.new_event_loop()
+            task = loop.create_task(loop.getaddrinfo("localhost", 80))
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+            task.cancel()
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+            loop.close()
+
+    await asyncio.get_running_loop().run_in_executor(None, scenario)

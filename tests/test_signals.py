@@ -1,0 +1,145 @@
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+import ffloop
+
+
+def send_later(number, delay=0.05):
+    timer = threading.Timer(delay, os.kill, [os.getpid(), number])
+    timer.start()
+    return timer
+
+
+def test_a_signal_handler_is_called_in_the_loop_while_it_waits(loop):
+    called = []
+    loop.add_signal_handler(signal.SIGUSR1, lambda *args: (called.append(args), loop.stop()), 1, 2)
+    loop.call_later(10, loop.stop)
+    timer = send_later(signal.SIGUSR1)
+    started = time.monotonic()
+    loop.run_forever()
+    timer.join()
+    assert called == [(1, 2)]
+    assert time.monotonic() - started < 9
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+    assert not loop.remove_signal_handler(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_a_signal_that_comes_before_the_loop_runs_is_not_lost(loop):
+    called = []
+    loop.add_signal_handler(signal.SIGUSR1, called.append, 1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    loop.call_later(0.05, loop.stop)
+    loop.run_forever()
+    assert called == [1]
+
+
+def test_ctrl_c_ends_a_loop_that_waits(loop):
+    timer = send_later(signal.SIGINT)
+    loop.call_later(10, loop.stop)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    timer.join()
+
+
+def test_ctrl_c_ends_a_run_with_the_main_task_cancelled():
+    ended = []
+
+    async def main():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    timer = send_later(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        ffloop.run(main())
+    timer.join()
+    assert ended == ["cancelled"]
+
+
+def test_a_plain_python_handler_runs_while_the_loop_waits(loop):
+    called = []
+    before = signal.signal(signal.SIGUSR1, lambda *args: called.append(args[0]))
+    try:
+        timer = send_later(signal.SIGUSR1)
+        deadline = time.monotonic() + 10
+        while not called and time.monotonic() < deadline:
+            loop.call_later(0.5, loop.stop)
+            loop.run_forever()
+        timer.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert called == [signal.SIGUSR1]
+
+
+def test_the_wakeup_descriptor_is_put_back_and_gets_its_signals_meanwhile():
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    before = signal.set_wakeup_fd(right.fileno())
+    handler = signal.signal(signal.SIGUSR1, lambda *args: None)
+    try:
+        loop = ffloop.new_event_loop()
+        loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        loop.call_later(0.02, loop.stop)
+        loop.run_forever()
+        loop.close()
+        assert signal.set_wakeup_fd(right.fileno()) == right.fileno()
+        assert left.recv(10) == bytes([signal.SIGUSR1])
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+        signal.set_wakeup_fd(before)
+        left.close()
+        right.close()
+
+
+def test_running_off_the_main_thread_touches_no_signals():
+    before = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(before)
+    raised = []
+
+    def elsewhere():
+        loop = ffloop.new_event_loop()
+
+        async def main():
+            with pytest.raises(RuntimeError) as caught:
+                loop.add_signal_handler(signal.SIGUSR1, print)
+            raised.append(caught.value)
+
+        loop.run_until_complete(main())
+        loop.close()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(raised) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [("SIGINT", TypeError), (signal.NSIG + 1, ValueError), (signal.SIGKILL, RuntimeError)]
+)
+def test_a_signal_that_cannot_be_handled_is_refused(loop, number, error):
+    with pytest.raises(error):
+        loop.add_signal_handler(number, print)
+
+
+def test_a_coroutine_is_refused_as_a_handler(loop):
+    async def handler():
+        pass
+
+    with pytest.raises(TypeError, match="coroutines cannot be used"):
+        loop.add_signal_handler(signal.SIGUSR1, handler)
+
+
+def test_closing_the_loop_removes_its_handlers(loop):
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    loop.close()
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
