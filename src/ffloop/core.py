@@ -7,6 +7,7 @@ the poll, the batch's place in the ready queue, start and stop. Nothing about so
 import asyncio
 import collections
 import contextvars
+import selectors
 from collections.abc import Callable
 from functools import partial
 
@@ -28,12 +29,13 @@ class Batch(asyncio.Handle):
 
 
 class Selector:
-    """What `BaseEventLoop._run_once` polls with."""
+    """What `BaseEventLoop._run_once` polls with, and what asyncio's own transports ask whether they are watched."""
 
-    __slots__ = ("select",)
+    __slots__ = ("get_key", "select")
 
-    def __init__(self, poll: Callable[[float | None], int]) -> None:
+    def __init__(self, poll: Callable[[float | None], int], key: Callable[[int], selectors.SelectorKey]) -> None:
         self.select = poll
+        self.get_key = key
 
 
 class Core(asyncio.BaseEventLoop):
@@ -53,7 +55,7 @@ class Core(asyncio.BaseEventLoop):
         super().__init__()
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
-        self._selector = Selector(self._uv.poll)
+        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
         self._held_back: list[asyncio.Handle] = []
         """What a stopped turn has left for the next run."""
         self._batch = Batch(self, self._uv.dispatch)
@@ -87,6 +89,9 @@ class Core(asyncio.BaseEventLoop):
                 self._ready.clear()
                 self._uv.wake()
 
+    def _selector_key(self, fd: int) -> selectors.SelectorKey:
+        raise KeyError(fd)
+
     def _write_to_self(self) -> None:
         self._uv.wake()
 
@@ -109,3 +114,4 @@ class Core(asyncio.BaseEventLoop):
             return
         super().close()
         self._uv.close()
+        self._selector = None

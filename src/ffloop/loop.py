@@ -1,10 +1,11 @@
 """`Loop`: the parts put together."""
 
-from .connections import Connections
+from .borrowed import BorrowedTransports
 from .signals import Signals
+from .unix import UnixSockets
 
 
-class Loop(Connections, Signals):
+class Loop(UnixSockets, BorrowedTransports, Signals):
     """An asyncio event loop on libuv: https://docs.python.org/3/library/asyncio-eventloop.html.
 
     It is an `asyncio.BaseEventLoop`, and does what that class documents. Futures and tasks are asyncio's own.

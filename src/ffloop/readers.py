@@ -4,6 +4,7 @@ One watch per descriptor, with a reader and a writer each. Transports' own descr
 """
 
 import asyncio
+import selectors
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,11 @@ class Readers(Core):
             return False
         removed, watch.writer = watch.writer, None
         return self._removed(watch, removed)
+
+    def _selector_key(self, fd: int) -> selectors.SelectorKey:
+        watch = self._watches[fd]
+        events = (selectors.EVENT_READ if watch.reader else 0) | (selectors.EVENT_WRITE if watch.writer else 0)
+        return selectors.SelectorKey(watch.fileobj, fd, events, (watch.reader, watch.writer))
 
     def _watch(self, fileobj: Any) -> Watch:
         fd = _fileno(fileobj)

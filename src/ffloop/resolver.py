@@ -6,6 +6,7 @@ Arguments are prepared, and results and errors formed, as the `socket` module do
 import asyncio
 import socket
 from asyncio.log import logger
+from functools import partial
 from typing import Any
 
 from . import uv
@@ -40,7 +41,8 @@ class Resolver(Core):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if node == b"":
             # The system has an answer to this (which one depends on the service); libuv refuses to ask.
-            return await self.run_in_executor(None, socket.getaddrinfo, host, port, family, type, proto, flags)  # type: ignore[return-value]
+            lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
         started = self.time() if self._debug else 0.0
         found = self.create_future()
         uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)

@@ -287,6 +287,21 @@ class Servers(Sockets, Resolver):
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
         else:
             sockets = [sock]
+        return await self._serve_sockets(
+            sockets, protocol_factory, ssl, backlog, ssl_handshake_timeout, ssl_shutdown_timeout, start_serving
+        )
+
+    async def _serve_sockets(
+        self,
+        sockets: list[socket.socket],
+        protocol_factory: ProtocolFactory,
+        ssl: "ssl_module.SSLContext | None",
+        backlog: int,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None,
+        start_serving: bool,
+    ) -> Server:
+        """Return a server on `sockets`, which are bound."""
         for listening in sockets:
             listening.setblocking(False)
         server = Server(
