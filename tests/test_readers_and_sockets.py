@@ -228,3 +228,22 @@ async def test_a_tls_socket_is_refused():
     wrapped = context.wrap_socket(left, do_handshake_on_connect=False)
     with right, wrapped, pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
         await asyncio.get_running_loop().sock_recv(wrapped, 1)
+
+
+async def test_a_number_that_has_changed_hands_can_be_watched_again():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    loop.add_reader(left.fileno(), print)
+    fd = left.fileno()
+    left.close()
+    other, other_end = socket.socketpair()
+    if other.fileno() == fd:
+        loop.add_reader(other, print)
+    assert loop.remove_reader(fd)
+    for end in (right, other, other_end):
+        end.close()
+
+
+async def test_a_descriptor_that_was_never_watched_is_refused_when_its_number_is_none():
+    with pytest.raises(ValueError, match="Invalid file descriptor"):
+        asyncio.get_running_loop().remove_reader(-1)

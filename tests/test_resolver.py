@@ -67,7 +67,18 @@ async def test_getaddrinfo_heeds_its_arguments(host, arguments):
     assert await awaited(asyncio.get_running_loop().getaddrinfo(host, 80, **arguments)) == expected
 
 
-@pytest.mark.parametrize("wrong", [(5, 80), ("localhost", 1.5), ("a\0b", 80), ("localhost", object())])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (5, 80),
+        ("localhost", 1.5),
+        ("a\0b", 80),
+        ("localhost", object()),
+        ("localhost", True),
+        ("localhost", 1 << 64),
+        (bytearray(b"x"), 1),
+    ],
+)
 async def test_getaddrinfo_refuses_what_socket_refuses(wrong):
     expected = outcome(socket.getaddrinfo, *wrong)
     found = await awaited(asyncio.get_running_loop().getaddrinfo(*wrong))

@@ -338,3 +338,104 @@ def test_a_batch_that_keyboard_interrupt_ends_goes_on_in_the_next_run():
     loop.close()
     for peer in peers:
         peer.close()
+
+
+def connected(loop, protocol):
+    left, right = socket.socketpair()
+    transport, protocol = loop.run_until_complete(loop.connect_accepted_socket(protocol, left))
+    right.settimeout(10)
+    return transport, protocol, right
+
+
+def test_what_is_written_while_the_loop_does_not_run_leaves_at_once(loop):
+    transport, _, peer = connected(loop, asyncio.Protocol)
+    transport.write(b"now")
+    assert peer.recv(10) == b"now"
+    transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    peer.close()
+
+
+def test_keyboard_interrupt_at_the_end_of_a_stream_does_not_lose_the_end(loop):
+    class Interrupts(asyncio.Protocol):
+        interrupted = lost = False
+
+        def eof_received(self):
+            if not self.interrupted:
+                self.interrupted = True
+                raise KeyboardInterrupt
+
+        def connection_lost(self, exc):
+            self.lost = True
+
+    _, protocol, peer = connected(loop, Interrupts)
+    peer.close()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.call_later(0.02, loop.stop)
+    loop.run_forever()
+    assert protocol.lost
+
+
+def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
+    import gc
+
+    transport, _, peer = connected(loop, asyncio.Protocol)
+    loop.close()
+    transport.pause_reading()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        transport.resume_reading()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        transport.close()
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del transport
+        gc.collect()
+    peer.close()
+
+
+def test_debug_mode_names_a_slow_reader(loop, caplog):
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.01
+    left, right = socket.socketpair()
+
+    def slow_reader():
+        left.recv(10)
+        time.sleep(0.02)
+        loop.stop()
+
+    loop.add_reader(left, slow_reader)
+    right.send(b"x")
+    with caplog.at_level(logging.WARNING, "asyncio"):
+        loop.run_forever()
+    assert "slow_reader" in caplog.text
+    loop.remove_reader(left)
+    left.close()
+    right.close()
+
+
+def test_timers_due_meanwhile_do_not_overtake_io_that_was_ready(loop):
+    left, right = socket.socketpair()
+    other, other_end = socket.socketpair()
+    order = []
+
+    def first():
+        left.recv(10)
+        order.append("first")
+        time.sleep(0.05)
+        other_end.send(b"x")
+
+    def second():
+        other.recv(10)
+        order.append("second")
+        loop.call_soon(loop.stop)
+
+    loop.add_reader(left, first)
+    loop.add_reader(other, second)
+    loop.call_later(0.03, order.append, "timer")
+    right.send(b"x")
+    loop.run_forever()
+    assert order == ["first", "second", "timer"]
+    for end in (left, other):
+        loop.remove_reader(end)
+    for end in (left, right, other, other_end):
+        end.close()

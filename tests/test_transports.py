@@ -598,3 +598,98 @@ async def test_many_small_writes_in_one_turn_do_not_get_slower_with_their_number
     transport.abort()
     await protocol.lost
     peer.close()
+
+
+async def test_a_writer_is_resumed_as_soon_as_the_low_mark_is_reached():
+    transport, protocol, peer = await pair()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    transport.set_write_buffer_limits(high=4_000_000, low=3_000_000)
+    transport.write(b"x" * 12_000_000)
+    assert protocol.events[-1] == "pause"
+    loop = asyncio.get_running_loop()
+    received = 0
+    # The peer stops as soon as no more than the low mark can be left in the buffer.
+    while received < 10_000_000 and protocol.events[-1] == "pause":
+        received += len(await loop.sock_recv(peer, 1 << 20))
+    await until(lambda: protocol.events[-1] == "resume")
+    transport.abort()
+    await protocol.lost
+    peer.close()
+
+
+async def test_shutting_the_socket_down_sends_what_was_written_before():
+    transport, protocol, peer = await pair()
+    sock = transport.get_extra_info("socket")
+    transport.write(b"first")
+    sock.shutdown(socket.SHUT_WR)
+    loop = asyncio.get_running_loop()
+    assert await loop.sock_recv(peer, 100) == b"first"
+    assert await loop.sock_recv(peer, 100) == b""
+    peer.close()
+    await protocol.lost
+
+
+async def test_a_duplicate_of_the_socket_is_its_owners_to_close():
+    import os
+
+    transport, protocol, peer = await pair()
+    duplicate = transport.get_extra_info("socket").dup()
+    fd = duplicate.fileno()
+    duplicate.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_resume_writing_runs_in_the_context_of_the_write_that_filled_the_buffer():
+    variable = contextvars.ContextVar("variable", default="unset")
+    transport, protocol, peer = await pair()
+    seen = []
+    protocol.resume_writing = lambda: seen.append(variable.get())
+
+    async def write():
+        variable.set("writer")
+        transport.write(b"x" * 8_000_000)
+
+    await asyncio.create_task(write())
+    loop = asyncio.get_running_loop()
+    received = 0
+    while received < 8_000_000:
+        received += len(await loop.sock_recv(peer, 1 << 20))
+    await until(lambda: seen)
+    assert seen == ["writer"]
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_what_a_buffered_protocol_schedules_runs_between_two_fillings():
+    order = []
+
+    class Schedules(Buffered):
+        def buffer_updated(self, nbytes):
+            super().buffer_updated(nbytes)
+            order.append("filled")
+            asyncio.get_running_loop().call_soon(order.append, "scheduled")
+
+    transport, protocol, peer = await pair(lambda: Schedules(4))
+    peer.send(b"0123456789")
+    await until(lambda: len(order) == 6)
+    assert order == ["filled", "scheduled"] * 3
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_write_eof_on_a_broken_connection_raises():
+    transport, protocol, peer = await pair()
+    transport.pause_reading()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    await asyncio.sleep(0.01)
+    with pytest.raises(OSError, match="not connected"):
+        transport.write_eof()
+    transport.abort()
+    await protocol.lost

@@ -21,11 +21,19 @@ class Batch(asyncio.Handle):
     of its own, so running this handle enters none: it is a call of `uv.Loop.dispatch` and nothing more.
     """
 
-    __slots__ = ("_run",)
+    __slots__ = ("_last", "_run")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], last: Callable[[], object]
+    ) -> None:
         super().__init__(dispatch, (), loop, contextvars.Context())
         self._run = dispatch  # type: ignore[method-assign]
+        self._last = last
+
+    def __repr__(self) -> str:
+        # Debug mode runs one record at a time, and names what was slow.
+        last = self._last()
+        return f"<Handle {getattr(last, '__self__', last)!r}>"
 
 
 class Selector:
@@ -45,8 +53,6 @@ class Core(asyncio.BaseEventLoop):
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
     _debug: bool
-    _stopping: bool
-    _clock_resolution: float
     _check_closed: Callable[[], None]
 
     def __init__(self) -> None:
@@ -56,44 +62,31 @@ class Core(asyncio.BaseEventLoop):
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
-        self._held_back: list[asyncio.Handle] = []
-        """What a stopped turn has left for the next run."""
-        self._batch = Batch(self, self._uv.dispatch)
+        self._batch = Batch(self, self._uv.dispatch, self._last_callback)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
-        self._single = Batch(self, partial(self._uv.dispatch, 1))
+        self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)
 
     def _process_events(self, event_list: int) -> None:
-        """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one.
-
-        With nothing ready and no timer due the batch would be the turn's only entry: then it is dispatched at
-        once, and what it schedules runs in this turn. That is the order of two turns, less one poll.
-        """
-        held_back = self._held_back
-        if held_back:
-            self._ready.extendleft(reversed(held_back))
-            held_back.clear()
+        """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
         if not event_list:
             return
         if event_list < 0:
-            self._ready.appendleft(self._batch)
+            if self._batch not in self._ready and self._single not in self._ready:
+                self._ready.appendleft(self._batch)
         elif self._debug:
             # One more than there are records: it finds nothing, and marks the batch as done.
             self._ready.extend([self._single] * (event_list + 1))
-        elif self._ready or (self._scheduled and self._scheduled[0].when() <= self.time() + self._clock_resolution):
-            self._ready.append(self._batch)
         else:
-            self._uv.dispatch()
-            if self._stopping and self._ready:
-                # stop() ends the turn: what was scheduled by then is for the next run.
-                held_back.extend(self._ready)
-                self._ready.clear()
-                self._uv.wake()
+            self._ready.append(self._batch)
 
     def _selector_key(self, fd: int) -> selectors.SelectorKey:
         raise KeyError(fd)
 
     def _write_to_self(self) -> None:
         self._uv.wake()
+
+    def _last_callback(self) -> object:
+        return self._uv.last
 
     def _on_callback_error(self, exc: BaseException) -> None:
         message = "Exception in a callback of the completion queue"
@@ -112,6 +105,7 @@ class Core(asyncio.BaseEventLoop):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        self._uv.flush()
         super().close()
         self._uv.close()
         self._selector = None

@@ -26,6 +26,14 @@ class Watch:
         self.reader: asyncio.Handle | None = None
         self.writer: asyncio.Handle | None = None
 
+    def __repr__(self) -> str:
+        return " ".join(repr(handle) for handle in (self.reader, self.writer) if handle is not None)
+
+    def renew(self) -> None:
+        """Drop what was found ready and not told yet."""
+        self.poll.close()
+        self.poll = uv.Poll(self._loop._uv, self.fd)
+
     def update(self) -> None:
         """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
         events = (uv.READABLE if self.reader is not None else 0) | (uv.WRITABLE if self.writer is not None else 0)
@@ -137,6 +145,9 @@ class Readers(Core):
         watch = self._watches.get(fd)
         if watch is None:
             watch = self._watches[fd] = Watch(self, fileobj, fd)
+        else:
+            # What the batch under way still has to say was meant for those who waited before.
+            watch.renew()
         return watch
 
     def _find(self, fileobj: Any) -> Watch | None:
@@ -145,7 +156,10 @@ class Readers(Core):
         fd = _fileno(fileobj)
         if fd < 0:
             # A socket that was closed before its reader was removed has no number any more.
-            return next((watch for watch in self._watches.values() if watch.fileobj is fileobj), None)
+            for watch in self._watches.values():
+                if watch.fileobj is fileobj:
+                    return watch
+            raise ValueError(f"Invalid file descriptor: {fd}")
         return self._watches.get(fd)
 
     def _start(self, watch: Watch) -> None:

@@ -12,8 +12,6 @@ from typing import Any
 from . import uv
 from .core import Core
 
-AI_NUMERICHOST = socket.AI_NUMERICHOST
-
 
 class Resolver(Core):
     """The part of the loop that turns names into addresses, and back."""
@@ -32,20 +30,22 @@ class Resolver(Core):
 
         See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getaddrinfo.
         """
+        self._check_closed()
         if is_literal(host) and is_number(port):
             # Nothing is looked up, so nothing can block.
-            return socket.getaddrinfo(host, port, family, type, proto, flags | AI_NUMERICHOST)  # type: ignore[return-value]
+            return socket.getaddrinfo(host, port, family, type, proto, flags)  # type: ignore[return-value]
         node = encode_host(host)
         service = encode_service(port)
         if not node and not service:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        if node == b"":
-            # The system has an answer to this (which one depends on the service); libuv refuses to ask.
-            lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
-            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
         started = self.time() if self._debug else 0.0
         found = self.create_future()
-        uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
+        try:
+            uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
+        except OSError:
+            # libuv refuses to ask for some names (an empty one, bytes that are no UTF-8); the system has an answer.
+            lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
         try:
             addresses: list[uv.Address] = await found
         finally:
@@ -58,9 +58,10 @@ class Resolver(Core):
 
         See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getnameinfo.
         """
+        self._check_closed()
         if not is_plain_address(sockaddr):
-            # Its complaints are its own: it refuses these before it looks anything up.
-            return socket.getnameinfo(sockaddr, flags)
+            # Most of these it refuses, in words of its own; some it has to look up.
+            return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
         host, port, *rest = sockaddr
         ipv6 = ":" in host
         found = self.create_future()
@@ -106,7 +107,7 @@ def is_literal(host: Any) -> bool:
 
 def is_number(port: Any) -> bool:
     """Return whether `port` needs no look-up in the services database."""
-    if port is None or isinstance(port, int):
+    if port is None or type(port) is int:
         return True
     return isinstance(port, str | bytes) and port.isdigit()
 
@@ -116,7 +117,7 @@ def is_plain_address(sockaddr: Any) -> bool:
     if not isinstance(sockaddr, tuple) or not 2 <= len(sockaddr) <= 4:
         return False
     host, port, *rest = sockaddr
-    if not is_literal(host) or (":" not in host and rest):
+    if not is_literal(host) or "%" in host or (":" not in host and rest):
         return False
     numbers = [port, *rest]
     if not all(isinstance(number, int) for number in numbers) or not 0 <= port <= 0xFFFF:
@@ -130,8 +131,6 @@ def encode_host(host: Any) -> bytes | None:
         return None
     if isinstance(host, str):
         host = host.encode("idna")
-    elif isinstance(host, bytearray):
-        host = bytes(host)
     elif not isinstance(host, bytes):
         raise TypeError("getaddrinfo() argument 1 must be string or None")
     return bytes(host)
@@ -141,7 +140,9 @@ def encode_service(port: Any) -> bytes | None:
     """Return `port` as the resolver takes it. Raises `OSError`."""
     if port is None:
         return None
-    if isinstance(port, int):
+    if type(port) is int:
+        if not -(1 << 63) <= port < 1 << 63:
+            raise OverflowError("Python int too large to convert to C long")
         return b"%d" % port
     if isinstance(port, str):
         port = port.encode()

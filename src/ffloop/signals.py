@@ -32,6 +32,9 @@ class Signals(Readers):
         self._signal_pair: tuple[socket.socket, socket.socket] | None = None
         self._wakeup_before: int | None = None
         """The descriptor that ours has replaced, -1 for none; None while ours is not set."""
+        if threading.current_thread() is threading.main_thread():
+            # Now rather than in run_forever(), so that a lack of descriptors is an error of the loop's creation.
+            self._make_signal_pair()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` in the loop when the signal `sig` comes.
@@ -120,20 +123,22 @@ class Signals(Readers):
         if sig not in signal.valid_signals():
             raise ValueError(f"invalid signal number {sig}")
 
+    def _make_signal_pair(self) -> tuple[socket.socket, socket.socket]:
+        pair = socket.socketpair()
+        try:
+            for end in pair:
+                end.setblocking(False)
+            self._add_reader(pair[0].fileno(), self._on_wakeup)
+        except BaseException:
+            for end in pair:
+                end.close()
+            raise
+        self._signal_pair = pair
+        return pair
+
     def _take_wakeup(self) -> None:
         """Have signals written to our descriptor. Raises `ValueError` off the main thread."""
-        if self._signal_pair is None:
-            pair = socket.socketpair()
-            try:
-                for end in pair:
-                    end.setblocking(False)
-                self._add_reader(pair[0].fileno(), self._on_wakeup)
-            except BaseException:
-                for end in pair:
-                    end.close()
-                raise
-            self._signal_pair = pair
-        fd = self._signal_pair[1].fileno()
+        fd = (self._signal_pair or self._make_signal_pair())[1].fileno()
         before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         if before != fd:
             self._wakeup_before = before

@@ -34,9 +34,37 @@ if TYPE_CHECKING:
 FLUSH_AT = 64 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
+PORTION = 256 * 1024
+"""Bytes that libuv gets to write at a time, of what the kernel does not take at once."""
+
 
 class BorrowedSocket(socket.socket):
-    """A socket object for a descriptor that a stream owns: closing it only lets go of the descriptor."""
+    """A socket object for a descriptor that a stream owns: closing it only lets go of the descriptor.
+
+    Whoever asks for the number, or shuts the connection down, is about to go past the transport: what was
+    written to that goes first.
+    """
+
+    _transport: "weakref.ref[StreamTransport] | None" = None
+
+    def _flush(self) -> None:
+        transport = self._transport() if self._transport is not None else None
+        if transport is not None:
+            transport._flush()
+
+    def fileno(self) -> int:
+        """Return the descriptor, -1 when it was let go of."""
+        self._flush()
+        return super().fileno()
+
+    def shutdown(self, how: int) -> None:
+        """Shut down one half of the connection, or both; raises `OSError`."""
+        self._flush()
+        super().shutdown(how)
+
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """Return a socket of its own on the same connection; raises `OSError`."""
+        return socket.socket(self.family, self.type, self.proto, fileno=socket.dup(super().fileno()))
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -73,12 +101,14 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._more: list[bytes] = []
         self._more_size = 0
         self._writing = False  # a write is in flight: what the kernel would not take at once
+        self._rest: bytes | memoryview = b""  # what is to go after it
         super().__init__(extra, loop)
         self._stream = stream
         self._region = loop._uv.region
         self._dirty = loop._uv.dirty
         self._server = server
-        self._context: contextvars.Context | None = None
+        self._context: contextvars.Context | None = None  # of what is received; None while nothing is to be
+        self._write_context: contextvars.Context | None = None
         self._socket: BorrowedSocket | None = None
         self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
         self._eof = False
@@ -129,6 +159,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         """Deliver again, what was kept first."""
         if self._closing or not self._paused:
             return
+        self._loop._check_closed()
         self._paused = False
         self._start_reading()
         if self._loop.get_debug():
@@ -153,6 +184,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if self._context is None:
             return
         self._context = None
+        if self._stream.closed:
+            return  # with the loop
         self._stream.read_stop()
         # Records of this batch may still come. Weakly: the loop keeps a transport alive that reads, no other.
         self._stream.on_read(partial(_hold_if_alive, weakref.ref(self)))
@@ -174,7 +207,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if nread > 0:
             self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
             if self._held:
-                self._release()
+                self._loop.call_soon(self._release)
         else:
             self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
 
@@ -183,23 +216,27 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
 
     def _release(self) -> None:
-        """Deliver what was held, for as long as the protocol wants it."""
+        """Deliver the first of what was held, the next one a turn later, for as long as the protocol wants it."""
         held = self._held
-        while held and self._context is not None:
-            nread, data = held.pop(0)
+        if not held or self._context is None:
+            return
+        nread, data = held.pop(0)
+        try:
             if nread <= 0:
                 self._context.run(self._on_read_end, nread)
             elif self._buffered:
                 self._context.run(self._fill, memoryview(data))
             else:
-                try:
-                    self._context.run(self._protocol.data_received, data)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as exc:
-                    self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
-        if not held and self._context is not None:
-            self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
+                self._context.run(self._protocol.data_received, data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+        finally:
+            if held:
+                self._loop.call_soon(self._release)
+            elif self._context is not None:
+                self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
 
     def _fill(self, data: memoryview) -> None:
         """Copy `data` into a buffer of a `BufferedProtocol`; hold what it has no room for."""
@@ -243,6 +280,9 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         try:
             keep_open = self._protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
+            # Nobody has dealt with it: let it come again in the next run.
+            if self._context is not None:
+                self._stream.read_start(self._fill_record if self._buffered else self._deliver_record)
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
@@ -281,6 +321,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             size = len(data)
             if not self._writing:
                 self._dirty.append(self)
+                if self._loop._thread_id is None:
+                    self._flush()  # there is no turn whose end would do it
         if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
@@ -303,13 +345,16 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        """Close the sending side when all that is queued was sent. Reading goes on."""
+        """Close the sending side when all that is queued was sent. Reading goes on.
+
+        Raises the `OSError` of a connection that is broken already.
+        """
         if self._closing or self._eof:
             return
         self._eof = True
         self._flush()
-        if not self._writing and not self._conn_lost:
-            self._shutdown()
+        if not self._writing and not self._conn_lost and not self._stream.closed:
+            self._stream.shutdown()
 
     def can_write_eof(self) -> bool:
         """Return True."""
@@ -321,7 +366,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         return self._unsent()
 
     def _unsent(self) -> int:
-        return len(self._first) + self._more_size + (self._stream.write_queue_size() if self._writing else 0)
+        in_flight = self._stream.write_queue_size() if self._writing else 0
+        return len(self._first) + self._more_size + len(self._rest) + in_flight
 
     def _maybe_pause_protocol(self) -> None:
         # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.
@@ -356,6 +402,9 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             data += b"".join(self._more)
             self._more.clear()
             self._more_size = 0
+        self._send(data)
+
+    def _send(self, data: bytes | memoryview) -> None:
         try:
             sent = self._stream.try_write(data)
             if sent == len(data):
@@ -365,32 +414,49 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except OSError as exc:
             self._fatal_error(exc, "Fatal write error on socket transport")
             return
+        rest = memoryview(data)[sent:]
+        # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
+        # before, so that the protocol is resumed as soon as no more than that is left.
+        above = len(rest) - self._low_water
+        portion = min(PORTION, above) if above > 0 else len(rest)
         try:
-            self._stream.write(memoryview(data)[sent:], self._on_written)
+            self._stream.write(rest[:portion], self._on_written)
         except OSError as exc:
             self._fatal_error(exc, "Fatal write error on socket transport")
-        else:
+            return
+        self._rest = rest[portion:]
+        if not self._writing:
             self._writing = True
+            self._write_context = contextvars.copy_context()
 
     def _on_written(self, status: int) -> None:
-        """Go on after the write in flight has ended."""
-        self._writing = False
-        if self._conn_lost:
-            return
+        """Go on after the portion in flight has ended, in the context of the write that filled the buffer."""
+        context = self._write_context
+        if context is not None and not self._conn_lost:
+            context.run(self._write_more, status)
+
+    def _write_more(self, status: int) -> None:
         if status < 0:
+            self._writing = False
             self._fatal_error(uv.os_error(status), "Fatal write error on socket transport")
             return
+        rest, self._rest = self._rest, b""
+        self._writing = False
+        if rest:
+            self._send(rest)
         self._flush()
-        self._maybe_resume_protocol()
-        # resume_writing() may have written more, which goes before the end.
-        self._flush()
-        if self._writing or self._conn_lost:
-            return
-        if self._closing:
-            self._conn_lost += 1
-            self._call_connection_lost(None)
-        elif self._eof:
-            self._shutdown()
+        try:
+            self._maybe_resume_protocol()
+        finally:
+            # resume_writing() may have written more, which goes before the end.
+            self._flush()
+            if not self._writing and not self._conn_lost:
+                self._write_context = None
+                if self._closing:
+                    self._conn_lost += 1
+                    self._call_connection_lost(None)
+                elif self._eof:
+                    self._shutdown()
 
     def _shutdown(self) -> None:
         try:
@@ -431,6 +497,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._first = b""
         self._more.clear()
         self._more_size = 0
+        self._rest = b""
         self._closing = True
         self._stop_reading()
         self._held.clear()
@@ -494,6 +561,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             else:
                 borrowed = BorrowedSocket(fileno=self._stream.fileno())
                 borrowed.settimeout(0)
+                borrowed._transport = weakref.ref(self)
             self._socket = borrowed
         return borrowed
 
@@ -510,14 +578,14 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         return f"<{' '.join(facts)}>"
 
     def __del__(self) -> None:
-        stream = getattr(self, "_stream", None)
-        if stream is not None and not stream.closed:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
-            if self._socket is not None:
-                self._socket.detach()
-            stream.close()
-            if self._server is not None:
-                self._server._detach(self)
+        if getattr(self, "_protocol", None) is None:
+            return  # connection_lost() was called, or nothing was ever there
+        warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
+        if self._socket is not None:
+            self._socket.detach()
+        self._stream.close()
+        if self._server is not None:
+            self._server._detach(self)
 
 
 def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:

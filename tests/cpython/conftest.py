@@ -4,8 +4,9 @@ import asyncio
 import gc
 import warnings
 
-import ffloop
 import pytest
+
+import ffloop
 
 from .listed import LISTED
 

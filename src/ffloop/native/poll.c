@@ -80,11 +80,16 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
 
 int ffloop_poll_start(ffloop_poll *poll, int events) {
   struct epoll_event event;
+  int operation = poll->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
   event.events = (events & FFLOOP_READABLE ? EPOLLIN : 0) | (events & FFLOOP_WRITABLE ? EPOLLOUT : 0);
   event.data.u64 = (uint64_t) poll->token;
-  if (epoll_ctl(poll->loop->poll_set, poll->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, poll->fd, &event) != 0)
-    return uv_translate_sys_error(errno);
+  if (epoll_ctl(poll->loop->poll_set, operation, poll->fd, &event) != 0) {
+    /* The number may have changed hands since it was last registered: the kernel drops a closed file. */
+    operation = errno == ENOENT ? EPOLL_CTL_ADD : errno == EEXIST ? EPOLL_CTL_MOD : 0;
+    if (operation == 0 || epoll_ctl(poll->loop->poll_set, operation, poll->fd, &event) != 0)
+      return uv_translate_sys_error(errno);
+  }
   poll->events = events;
   return 0;
 }

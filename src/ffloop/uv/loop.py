@@ -76,6 +76,8 @@ class Loop:
         """What has queued something to write since the last flush."""
         self.backlog: Sized = ()
         """While this is not empty, a poll does not wait."""
+        self.last: object = None
+        """Who got the last record, where records are handed out one by one."""
         self.on_error: Callable[[BaseException], object] | None = None
         """Who gets what a callback raises, instead of the caller of `dispatch`."""
         self.in_flight: dict[int, Any] = {}
@@ -161,6 +163,7 @@ class Loop:
         records = batch if most is None else islice(batch, most)
         find = self.callbacks.get
         key = 0
+        callback = None
         while True:
             try:
                 for key, status, payload in records:
@@ -176,7 +179,12 @@ class Loop:
                 if self.on_error is None:
                     raise
                 self.on_error(exc)
-        if self._batch is batch and (most is None or key == 0):
+        if most is None:
+            if self._batch is batch:
+                self._batch = None
+        elif key:
+            self.last = callback
+        elif self._batch is batch:
             self._batch = None
         if self.dirty:
             # The answers are whole by now; the peers can work on them while this side goes on.
