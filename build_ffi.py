@@ -24,7 +24,8 @@ LIBUV = Path("vendor/libuv")
 OWN_SOURCES = ["queue.c", "handles.c", "stream.c", "poll.c", "resolve.c"]
 
 # The lists are those of libuv's CMakeLists.txt. Only Linux has been compiled by ffloop's authors.
-COMMON = """fs-poll idna inet random strscpy strtok thread-common threadpool timer uv-common
+# threadpool.c is in native/threadpool_fork.c.
+COMMON = """fs-poll idna inet random strscpy strtok thread-common timer uv-common
     uv-data-getter-setters version""".split()
 UNIX = """async core dl fs getaddrinfo getnameinfo loop-watcher loop pipe poll process random-devurandom
     signal stream tcp thread tty udp""".split()
@@ -79,7 +80,7 @@ def vendored() -> dict[str, Any]:
         libraries = {"linux": ["dl", "rt", "pthread"], "darwin": [], "freebsd": ["kvm", "pthread"]}[system]
         flags = ["-O2", "-std=gnu11", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wno-unused-parameter"]
     return {
-        "sources": [str(LIBUV / "src" / name) for name in sources],
+        "sources": [str(NATIVE / "threadpool_fork.c"), *(str(LIBUV / "src" / name) for name in sources)],
         "include_dirs": [str(LIBUV / "include"), str(LIBUV / "src")],
         "define_macros": defines,
         "libraries": libraries,

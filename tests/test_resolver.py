@@ -133,3 +133,10 @@ async def test_a_loop_that_is_closed_while_a_name_is_looked_up_goes_quietly():
             loop.close()
 
     await asyncio.get_running_loop().run_in_executor(None, scenario)
+
+
+async def test_a_kind_of_socket_that_python_has_no_name_for_is_a_number():
+    loop = asyncio.get_running_loop()
+    expected = outcome(socket.getaddrinfo, "localhost", 80, 0, 6)
+    async with asyncio.timeout(10):
+        assert await awaited(loop.getaddrinfo("localhost", 80, type=6)) == expected

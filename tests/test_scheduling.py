@@ -119,10 +119,16 @@ def test_keyboard_interrupt_in_a_callback_ends_the_run_and_loses_nothing(loop):
     assert order == [1]
 
 
-def test_a_loop_cannot_run_twice_or_be_closed_while_it_runs(loop):
+def test_a_loop_cannot_run_twice(loop):
     async def main():
         with pytest.raises(RuntimeError, match="already running"):
             loop.run_forever()
+
+    loop.run_until_complete(main())
+
+
+def test_a_loop_cannot_be_closed_while_it_runs(loop):
+    async def main():
         with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
             loop.close()
 

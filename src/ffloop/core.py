@@ -54,11 +54,16 @@ class Core(asyncio.BaseEventLoop):
     _thread_id: int | None
     _debug: bool
     _check_closed: Callable[[], None]
+    _check_running: Callable[[], None]
 
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
-        self._uv = uv.Loop()
         super().__init__()
+        try:
+            self._uv = uv.Loop()
+        except BaseException:
+            self._closed = True  # there is nothing that would have to be closed
+            raise
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)

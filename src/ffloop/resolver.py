@@ -34,8 +34,13 @@ class Resolver(Core):
         if is_literal(host) and is_number(port):
             # Nothing is looked up, so nothing can block.
             return socket.getaddrinfo(host, port, family, type, proto, flags)  # type: ignore[return-value]
-        node = encode_host(host)
-        service = encode_service(port)
+        # Whatever libuv cannot be asked (wrong types, numbers that are no port) the system is: it has an answer of its
+        # own to each, or a complaint.
+        lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+        if not (is_name(host) and is_name(port, number=True)):
+            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
+        node = host.encode("idna") if isinstance(host, str) else host
+        service = str(port).encode() if isinstance(port, int | str) else port
         if not node and not service:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         started = self.time() if self._debug else 0.0
@@ -43,8 +48,7 @@ class Resolver(Core):
         try:
             uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
         except OSError:
-            # libuv refuses to ask for some names (an empty one, bytes that are no UTF-8); the system has an answer.
-            lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+            # An empty name, or bytes that are no UTF-8.
             return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
         try:
             addresses: list[uv.Address] = await found
@@ -80,7 +84,7 @@ def _setter(future: asyncio.Future[Any]) -> Any:
     def done(result: Any) -> None:
         if future.done():
             return
-        if isinstance(result, OSError):
+        if isinstance(result, Exception):
             future.set_exception(result)
         else:
             future.set_result(result)
@@ -125,27 +129,8 @@ def is_plain_address(sockaddr: Any) -> bool:
     return all(0 <= number <= limit for number, limit in zip(rest, (0xFFFFF, 0xFFFFFFFF), strict=False))
 
 
-def encode_host(host: Any) -> bytes | None:
-    """Return `host` as the resolver takes it. Raises `UnicodeError`, `TypeError`."""
-    if host is None:
-        return None
-    if isinstance(host, str):
-        host = host.encode("idna")
-    elif not isinstance(host, bytes):
-        raise TypeError("getaddrinfo() argument 1 must be string or None")
-    return bytes(host)
-
-
-def encode_service(port: Any) -> bytes | None:
-    """Return `port` as the resolver takes it. Raises `OSError`."""
-    if port is None:
-        return None
-    if type(port) is int:
-        if not -(1 << 63) <= port < 1 << 63:
-            raise OverflowError("Python int too large to convert to C long")
-        return b"%d" % port
-    if isinstance(port, str):
-        port = port.encode()
-    if not isinstance(port, bytes):
-        raise OSError("Int or String expected")
-    return port
+def is_name(value: Any, number: bool = False) -> bool:
+    """Return whether `value` is something that libuv's resolver takes; with `number`, a port will do."""
+    if number and type(value) is int:
+        return 0 <= value <= 0xFFFF
+    return value is None or isinstance(value, str | bytes)

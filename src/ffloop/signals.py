@@ -34,7 +34,11 @@ class Signals(Readers):
         """The descriptor that ours has replaced, -1 for none; None while ours is not set."""
         if threading.current_thread() is threading.main_thread():
             # Now rather than in run_forever(), so that a lack of descriptors is an error of the loop's creation.
-            self._make_signal_pair()
+            try:
+                self._make_signal_pair()
+            except BaseException:
+                self.close()
+                raise
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` in the loop when the signal `sig` comes.
@@ -88,6 +92,7 @@ class Signals(Readers):
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
+        self._check_running()
         if threading.current_thread() is not threading.main_thread():
             # Signals are the main thread's.
             super().run_forever()

@@ -16,6 +16,7 @@ Three things differ from a selector transport inside, and must not show outside:
 import asyncio
 import contextvars
 import socket
+import threading
 import warnings
 import weakref
 from asyncio import constants
@@ -419,15 +420,15 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         # before, so that the protocol is resumed as soon as no more than that is left.
         above = len(rest) - self._low_water
         portion = min(PORTION, above) if above > 0 else len(rest)
+        self._rest = rest[portion:]
+        self._writing = True
+        if self._write_context is None:
+            self._write_context = contextvars.copy_context()
         try:
             self._stream.write(rest[:portion], self._on_written)
         except OSError as exc:
+            self._writing = False
             self._fatal_error(exc, "Fatal write error on socket transport")
-            return
-        self._rest = rest[portion:]
-        if not self._writing:
-            self._writing = True
-            self._write_context = contextvars.copy_context()
 
     def _on_written(self, status: int) -> None:
         """Go on after the portion in flight has ended, in the context of the write that filled the buffer."""
@@ -583,7 +584,12 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         if self._socket is not None:
             self._socket.detach()
-        self._stream.close()
+        thread = self._loop._thread_id
+        if thread is None or thread == threading.get_ident():
+            self._stream.close()
+        else:
+            # Garbage is collected in any thread, and libuv may be running in the loop's.
+            self._loop.call_soon_threadsafe(self._stream.close)
         if self._server is not None:
             self._server._detach(self)
 

@@ -406,3 +406,194 @@ def test_an_echo_server_needs_nothing_but_the_binding(loop):
     poll.close()
     listening.close()
     assert answers == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_the_record_array_may_move_when_exactly_as_many_records_come_as_it_held(loop):
+    # The array is grown for a record that then does not come.
+    got = []
+    peers = []
+    for _ in range(256):
+        stream, peer = connected_pair(loop)
+        stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset)))
+        peers.append(peer)
+    for _ in range(3):
+        got.clear()
+        for peer in peers:
+            peer.send(b"x")
+        while len(got) < 256:
+            loop.poll(1)
+            loop.dispatch()
+        assert got == [b"x"] * 256
+    for peer in peers:
+        peer.close()
+
+
+def test_loops_closed_in_many_threads_with_names_being_looked_up_do_not_meet():
+    def work():
+        for _ in range(10):
+            loop = uv.Loop()
+            for _ in range(3):
+                uv.getaddrinfo(loop, print, b"localhost", b"80")
+            loop.close()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_received_bytes_can_be_read_after_the_loop_was_closed_by_the_same_callback():
+    loop = uv.Loop()
+    stream, peer = connected_pair(loop)
+    got = []
+    stream.read_start(lambda nread, offset: (loop.close(), got.append(loop.received(nread, offset))))
+    peer.send(b"late")
+    loop.poll(1)
+    loop.dispatch()
+    assert got == [b"late"]
+    peer.close()
+
+
+def test_a_second_write_is_refused_while_one_is_in_flight(loop):
+    stream, peer = connected_pair(loop)
+    stream.write(b"x" * 3_000_000, print)
+    with pytest.raises(RuntimeError, match="a write is in flight"):
+        stream.write(b"y", print)
+    peer.close()
+
+
+def test_a_stream_whose_descriptor_was_closed_behind_its_back_gives_an_error(loop):
+    # libuv would abort the process at its next turn.
+    left, right = socket.socketpair()
+    fd = left.fileno()
+    stream = uv.Tcp(loop, left.detach())
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        stream.read_start(print)
+    spare, other = socket.socketpair()  # whoever has the number now
+    assert spare.fileno() == fd
+    spare.detach()
+    stream.close()
+    right.close()
+    other.close()
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 31, (1 << 32) + 5, 1 << 40])
+def test_a_number_that_cannot_be_a_descriptor_is_refused(loop, number):
+    for kind in (uv.Tcp, uv.Poll):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            kind(loop, number)
+
+
+def test_watching_for_nothing_is_stopping(loop):
+    left, right = socket.socketpair()
+    poll = uv.Poll(loop, left.fileno())
+    poll.start(uv.READABLE, print)
+    poll.start(0, print)
+    right.close()
+    assert loop.poll(0.01) == 0
+    left.close()
+
+
+@pytest.mark.parametrize("timeout", [-1e9, 0])
+def test_a_timer_in_the_past_is_due_at_once(loop, timeout):
+    called = []
+    uv.Timer(loop).start(lambda: called.append(1), timeout)
+    run_until(loop, lambda: called)
+
+
+def test_a_poll_waits_as_long_as_it_is_told_and_takes_any_number(loop):
+    threading.Timer(0.02, loop.wake).start()
+    assert loop.poll(1e300) == 0
+
+
+def run_python(code):
+    import subprocess
+    import sys
+
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+
+
+def test_a_child_that_exits_after_its_parent_looked_a_name_up_exits_well():
+    if uv.libuv_is_system():
+        pytest.skip("the mend is in the vendored build")
+    done = run_python("""
+import os, sys
+from ffloop import uv
+loop = uv.Loop()
+got = []
+uv.getaddrinfo(loop, got.append, b"localhost", b"80")
+while not got:
+    loop.poll(1)
+    loop.dispatch()
+loop.close()
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert done.stdout == "7\n", done.stderr
+
+
+@pytest.mark.parametrize("spare", range(8))
+def test_the_first_loop_without_descriptors_is_an_error_and_not_an_abort(spare):
+    done = run_python(f"""
+import os, resource
+import ffloop
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+for fd in taken[:{spare}]:
+    os.close(fd)
+try:
+    ffloop.new_event_loop()
+except OSError as exc:
+    print(exc.errno)
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{errno.EMFILE}\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_standard_descriptors_that_are_sockets_are_closed_like_any_other():
+    done = run_python("""
+import os, socket
+from ffloop import uv
+os.close(0)
+left, right = socket.socketpair()
+assert left.fileno() == 0
+loop = uv.Loop()
+stream = uv.Tcp(loop, left.detach())
+stream.close()
+right.settimeout(10)
+print(right.recv(1))
+""")
+    assert done.stdout == "b''\n", done.stderr
+
+
+def test_one_sender_that_never_stops_does_not_keep_the_others_waiting(loop):
+    flood, flooder = connected_pair(loop)
+    flooder.setblocking(False)
+    flood.read_start(lambda nread, offset: None)
+    stream, peer = connected_pair(loop)
+    got = []
+    stream.read_start(lambda nread, offset: got.append(nread))
+    data = b"x" * (1 << 20)
+    turns = 0
+    peer.send(b"x")
+    while not got:
+        try:
+            flooder.send(data)
+        except BlockingIOError:
+            pass
+        loop.poll(1)
+        loop.dispatch()
+        turns += 1
+    assert turns <= 2
+    peer.close()
+    flooder.close()

@@ -123,6 +123,7 @@ struct ffloop_loop {
   char *region;           /* what was received in the current batch, contiguous */
   size_t region_used;
   size_t region_size;
+  const uv_handle_t *last_read; /* the stream that was read last in this turn; compared, never followed */
   int open_handles;       /* handles that Python opened and whose close callback has not run */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */
@@ -135,6 +136,15 @@ struct ffloop_loop {
 
 #define FFLOOP_OF(handle) ((ffloop_loop *) (handle)->loop->data)
 #define FFLOOP_TOKEN(handle) ((int64_t) (intptr_t) (handle)->data)
+
+/* Whether Python's number can be a descriptor at all: more bits than an int has would be cut off. */
+static inline int ffloop_is_fd(int64_t fd) {
+#ifdef _WIN32
+  return fd >= 0;
+#else
+  return fd >= 0 && fd <= INT32_MAX;
+#endif
+}
 
 /* Makes room for one more record. Returns 0 when memory is out. */
 int ffloop_reserve(ffloop_loop *loop);

@@ -5,6 +5,9 @@
 #include "ffloop.h"
 
 #include <stdlib.h>
+#ifndef _WIN32
+#include <unistd.h>
+#endif
 
 uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token) {
   uv_handle_t *handle = calloc(1, uv_handle_size(type));
@@ -23,7 +26,18 @@ static void on_close(uv_handle_t *handle) {
 
 /* Closes the handle, and with it the descriptor that it owns. The pointer is dead from here on. */
 void ffloop_handle_close(uv_handle_t *handle) {
+#ifndef _WIN32
+  uv_os_fd_t fd = -1;
+
+  if (handle->type == UV_TCP && uv_fileno(handle, &fd) != 0)
+    fd = -1;
   uv_close(handle, on_close);
+  /* libuv spares these numbers, as a terminal's. In a program that runs without one they are sockets. */
+  if (fd >= 0 && fd <= STDERR_FILENO)
+    close(fd);
+#else
+  uv_close(handle, on_close);
+#endif
 }
 
 static void on_timer(uv_timer_t *timer) {

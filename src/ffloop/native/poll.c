@@ -60,6 +60,9 @@ static int open_poll_set(ffloop_loop *loop) {
 ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
   ffloop_poll *poll;
 
+  *error = UV_EBADF;
+  if (!ffloop_is_fd(fd))
+    return NULL;
   if (loop->poll_set == -1) {
     *error = open_poll_set(loop);
     if (*error != 0)
@@ -82,6 +85,8 @@ int ffloop_poll_start(ffloop_poll *poll, int events) {
   struct epoll_event event;
   int operation = poll->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
+  if (events == 0)
+    return ffloop_poll_stop(poll);
   event.events = (events & FFLOOP_READABLE ? EPOLLIN : 0) | (events & FFLOOP_WRITABLE ? EPOLLOUT : 0);
   event.data.u64 = (uint64_t) poll->token;
   if (epoll_ctl(poll->loop->poll_set, operation, poll->fd, &event) != 0) {

@@ -6,7 +6,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
+#ifndef _WIN32
+#include <errno.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #endif
 
@@ -28,6 +30,29 @@ static void on_deadline(uv_timer_t *deadline) {
   (void) deadline;
 }
 
+/* Whether a handful of descriptors can still be had. */
+static int check_descriptors(void) {
+#ifndef _WIN32
+  enum { HANDFUL = 6 };
+  int fds[HANDFUL];
+  int count;
+  int status = 0;
+
+  for (count = 0; count < HANDFUL; count++) {
+    fds[count] = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fds[count] == -1) {
+      status = uv_translate_sys_error(errno);
+      break;
+    }
+  }
+  while (count > 0)
+    close(fds[--count]);
+  return status;
+#else
+  return 0;
+#endif
+}
+
 /* Returns a loop that Python owns (ffloop_loop_free frees it), or NULL with *error set; then nothing is
  * left open. */
 ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
@@ -46,6 +71,10 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
   loop->capacity = FIRST_RECORDS;
   loop->region_size = region_size;
 
+  /* For the first loop of a process libuv makes what signals need, and aborts when it has no descriptors for that. */
+  *error = check_descriptors();
+  if (*error != 0)
+    goto free_memory;
   *error = uv_mutex_init(&loop->wake_lock);
   if (*error != 0)
     goto free_memory;
@@ -91,6 +120,8 @@ int ffloop_loop_close(ffloop_loop *loop) {
   int turns;
   int status = UV_EBUSY;
 
+  if (loop->finished)
+    return 0;
   if (!loop->closed) {
     uv_mutex_lock(&loop->wake_lock);
     loop->closed = 1;
@@ -131,6 +162,7 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
 
   loop->count = 0;
   loop->region_used = 0;
+  loop->last_read = NULL;
   if (timeout_ns > 0) {
     /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration,
      * is what keeps a timer from firing early. */

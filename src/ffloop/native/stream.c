@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #ifndef _WIN32
+#include <fcntl.h>
 #include <sys/socket.h>
 #endif
 
@@ -20,9 +21,13 @@ enum {
 /* Opens a stream on a connected socket. On success the handle owns `fd`; on failure NULL is returned,
  * *error is set, and `fd` is still the caller's. */
 uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
-  uv_handle_t *tcp = ffloop_handle_new(loop, UV_TCP, token);
+  uv_handle_t *tcp;
 
+  *error = UV_EBADF;
+  if (!ffloop_is_fd(fd))
+    return NULL;
   *error = UV_ENOMEM;
+  tcp = ffloop_handle_new(loop, UV_TCP, token);
   if (tcp == NULL)
     return NULL;
   *error = uv_tcp_init(&loop->uv, (uv_tcp_t *) tcp);
@@ -48,11 +53,13 @@ static void on_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {
   size_t room = loop->region_size - loop->region_used;
 
   (void) suggested;
-  if (room < READ_MIN || !ffloop_reserve(loop)) {
+  /* One read a turn: libuv would go on with a stream that fills its buffer, and the others would wait. */
+  if (room < READ_MIN || loop->last_read == stream || !ffloop_reserve(loop)) {
     /* libuv reports UV_ENOBUFS and keeps watching: the bytes stay in the kernel for the next turn. */
     *buf = uv_buf_init(NULL, 0);
     return;
   }
+  loop->last_read = stream;
   *buf = uv_buf_init(loop->region + loop->region_used, room < READ_MAX ? room : READ_MAX);
 }
 
@@ -67,7 +74,26 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
   (void) buf;
 }
 
+/* libuv aborts when it comes to watch a descriptor that somebody has closed behind its back. */
+static int check_open(uv_handle_t *stream) {
+#ifndef _WIN32
+  uv_os_fd_t fd;
+  int status = uv_fileno(stream, &fd);
+
+  if (status == 0 && fcntl(fd, F_GETFD) == -1)
+    status = uv_translate_sys_error(errno);
+  return status;
+#else
+  (void) stream;
+  return 0;
+#endif
+}
+
 int ffloop_read_start(uv_handle_t *stream) {
+  int status = check_open(stream);
+
+  if (status != 0)
+    return status;
   return uv_read_start((uv_stream_t *) stream, on_alloc, on_read);
 }
 
@@ -101,6 +127,9 @@ int ffloop_write(uv_handle_t *stream, const char *base, size_t offset, size_t le
   uv_write_t *req;
   int status;
 
+  status = check_open(stream);
+  if (status != 0)
+    return status;
   req = malloc(sizeof *req);
   if (req == NULL)
     return UV_ENOMEM;

@@ -21,6 +21,9 @@ RECORD = struct.Struct("3q")
 KIND_MASK = (1 << lib.FFLOOP_KIND_BITS) - 1
 LAST_KIND: int = lib.FFLOOP_GETNAMEINFO
 
+LONGEST = 1e8
+"""Seconds that a single poll waits at most: three years, which fits all the integers on the way."""
+
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
 
@@ -43,7 +46,13 @@ def _finish(c: Any) -> bool:
 
 
 def _finish_unfinished() -> None:
-    _unfinished[:] = [c for c in _unfinished if not _finish(c)]
+    for _ in range(len(_unfinished)):
+        try:
+            c = _unfinished.pop(0)  # nobody else's from here on: another thread may be doing the same
+        except IndexError:
+            return
+        if not _finish(c):
+            _unfinished.append(c)
 
 
 class Flushable(Protocol):
@@ -67,6 +76,7 @@ class Loop:
         if c == ffi.NULL:
             raise os_error(error[0])
         self._c: Any = ffi.gc(c, lib.ffloop_loop_free)
+        self._memory = self._c  # what the region and the records lie in lives as long as this object
         self.new_token: Callable[[], int] = count(1).__next__
         self.handles: dict[int, Handle] = {}
         """Every open handle, by its token."""
@@ -122,7 +132,7 @@ class Loop:
         if timeout is None:
             nanoseconds = -1
         elif timeout > 0:
-            nanoseconds = math.ceil(timeout * 1e9)
+            nanoseconds = math.ceil(min(timeout, LONGEST) * 1e9)
         else:
             nanoseconds = 0
         try:
@@ -139,10 +149,13 @@ class Loop:
         return found
 
     def _take(self, found: int) -> None:
-        if found < 0:
-            raise MemoryError("out of memory for a record of the completion queue")
-        if found > self._mapped:
+        # The array moves when it has grown, and it grows when it was full: then there are as many records as were
+        # mapped, or more.
+        if found >= self._mapped:
             self._map_records(found)
+        elif found < 0:
+            self._map_records(256)
+            raise MemoryError("out of memory for a record of the completion queue")
         if found:
             self._batch = RECORD.iter_unpack(self._records[: RECORD.size * found])
 

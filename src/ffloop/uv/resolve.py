@@ -15,7 +15,7 @@ Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ..
 
 def getaddrinfo(
     loop: Loop,
-    callback: Callable[[OSError | list[Address]], object],
+    callback: Callable[[Exception | list[Address]], object],
     node: bytes | None,
     service: bytes | None,
     family: int = 0,
@@ -32,11 +32,26 @@ def getaddrinfo(
 
     def done(status: int, payload: int) -> None:
         del loop.callbacks[key]
-        callback(os_error(status) if status < 0 else _addresses(payload))
+        callback(_result(status, _addresses, payload))
 
     arguments = (ffi.NULL if node is None else node, ffi.NULL if service is None else service)
     check(lib.ffloop_getaddrinfo(loop.pointer(), token, *arguments, family, socktype, protocol, flags))
     loop.callbacks[key] = done
+
+
+def _result(status: int, read: Callable[[int], Any], payload: int) -> Any:
+    try:
+        return read(payload) if status >= 0 else os_error(status)
+    except Exception as exc:
+        return exc  # whoever waits must hear of it
+
+
+def _known(enum: Callable[[int], Any], number: int) -> Any:
+    """Return the number as a member of `enum`, or as it is, as the socket module does."""
+    try:
+        return enum(number)
+    except ValueError:
+        return number
 
 
 def _addresses(head: int) -> list[Address]:
@@ -46,13 +61,13 @@ def _addresses(head: int) -> list[Address]:
     try:
         while rest:
             rest = lib.ffloop_addrinfo_next(rest, entry)
-            family = socket.AddressFamily(entry.family)
+            family = _known(socket.AddressFamily, entry.family)
             host = ffi.string(entry.host).decode("ascii")
             address: tuple[Any, ...] = (host, entry.port)
             if family == socket.AF_INET6:
                 address += (entry.flowinfo, entry.scope_id)
             canonname = ffi.string(entry.canonname).decode("utf-8", "surrogateescape") if entry.canonname else ""
-            found.append((family, socket.SocketKind(entry.socktype), entry.protocol, canonname, address))
+            found.append((family, _known(socket.SocketKind, entry.socktype), entry.protocol, canonname, address))
     finally:
         lib.ffloop_addrinfo_free(head)
     return found
@@ -60,7 +75,7 @@ def _addresses(head: int) -> list[Address]:
 
 def getnameinfo(
     loop: Loop,
-    callback: Callable[[OSError | tuple[str, str]], object],
+    callback: Callable[[Exception | tuple[str, str]], object],
     address: tuple[str, int, int, int],
     ipv6: bool,
     flags: int = 0,
@@ -75,7 +90,7 @@ def getnameinfo(
 
     def done(status: int, payload: int) -> None:
         del loop.callbacks[key]
-        callback(os_error(status) if status < 0 else _name(payload))
+        callback(_result(status, _name, payload))
 
     host, port, flowinfo, scope = address
     check(lib.ffloop_getnameinfo(loop.pointer(), token, host.encode("ascii"), port, flowinfo, scope, ipv6, flags))

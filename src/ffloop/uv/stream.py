@@ -53,16 +53,21 @@ class Stream(Handle):
     def write(self, data: Buffer, callback: Callable[[int], object]) -> None:
         """Write all of `data`, then call `callback` with 0 or an error's status.
 
-        One write at a time. `data` is kept alive and must not be changed until then. Raises the `OSError` of
-        a write that could not be queued.
+        One write at a time: `RuntimeError` is raised for a second. `data` is kept alive and must not be changed
+        until then. Raises the `OSError` of a write that could not be queued.
         """
-        memory = ffi.from_buffer("char[]", data)
-        status = lib.ffloop_write(self._pointer(), memory, 0, len(memory))
-        if status < 0:
-            raise os_error(status)
-        self._loop.in_flight[self._token] = memory
+        c = self._pointer()
+        in_flight = self._loop.in_flight
+        if self._token in in_flight:
+            raise RuntimeError("a write is in flight")
+        # All this before the call: a signal's handler can raise as soon as libuv has the memory.
+        in_flight[self._token] = memory = ffi.from_buffer("char[]", data)
         self._on_written = callback
         self._listen(lib.FFLOOP_WRITE, self._on_write)
+        status = lib.ffloop_write(c, memory, 0, len(memory))
+        if status < 0:
+            del in_flight[self._token]
+            raise os_error(status)
 
     def write_queue_size(self) -> int:
         """Return how many bytes of the write in flight the kernel has not taken yet."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ._libuv import lib
 from .handle import Handle, check
-from .loop import Loop
+from .loop import LONGEST, Loop
 
 
 class Timer(Handle):
@@ -19,7 +19,7 @@ class Timer(Handle):
 
     def start(self, callback: Callable[[], object], timeout: float, repeat: float = 0) -> None:
         """Call `callback` in `timeout` seconds, then every `repeat` seconds unless that is 0."""
-        check(lib.ffloop_timer_start(self._pointer(), math.ceil(timeout * 1e9), math.ceil(repeat * 1e9)))
+        check(lib.ffloop_timer_start(self._pointer(), _nanoseconds(timeout), _nanoseconds(repeat)))
         self._callback = callback
         self._listen(lib.FFLOOP_TIMER, self._on_timer)
 
@@ -30,3 +30,7 @@ class Timer(Handle):
 
     def _on_timer(self, status: int, payload: int) -> None:
         self._callback()
+
+
+def _nanoseconds(seconds: float) -> int:
+    return math.ceil(min(max(seconds, 0), LONGEST) * 1e9)
