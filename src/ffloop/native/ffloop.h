@@ -125,6 +125,7 @@ struct ffloop_loop {
   size_t region_size;
   const uv_handle_t *last_read; /* the stream that was read last in this turn; compared, never followed */
   int open_handles;       /* handles that Python opened and whose close callback has not run */
+  int woken;              /* ffloop_wake has ended this poll */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */
   int finished;           /* closing is done: the memory can go */

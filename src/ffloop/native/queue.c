@@ -22,8 +22,7 @@ const int FFLOOP_SYSTEM_LIBUV = 0;
 enum { FIRST_RECORDS = 256 };
 
 static void on_wake(uv_async_t *wake) {
-  /* The poll has ended: that is all that a wake-up is for. */
-  (void) wake;
+  FFLOOP_OF(wake)->woken = 1;
 }
 
 static void on_deadline(uv_timer_t *deadline) {
@@ -163,15 +162,19 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   loop->count = 0;
   loop->region_used = 0;
   loop->last_read = NULL;
+  loop->woken = 0;
   if (timeout_ns > 0) {
-    /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration,
-     * is what keeps a timer from firing early. */
-    uint64_t moment = (uv_hrtime() + (uint64_t) timeout_ns + 999999) / 1000000;
-    uint64_t now;
-    uv_update_time(&loop->uv);
-    now = uv_now(&loop->uv);
-    uv_timer_start(&loop->deadline, on_deadline, moment > now ? moment - now : 0, 0);
-    uv_run(&loop->uv, mode);
+    /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration, is what keeps
+     * a timer from firing early; after an interrupted system call libuv's sums can still be one short. */
+    uint64_t moment = uv_hrtime() + (uint64_t) timeout_ns;
+    do {
+      uint64_t due = (moment + 999999) / 1000000;
+      uint64_t now;
+      uv_update_time(&loop->uv);
+      now = uv_now(&loop->uv);
+      uv_timer_start(&loop->deadline, on_deadline, due > now ? due - now : 0, 0);
+      uv_run(&loop->uv, mode);
+    } while (loop->count == 0 && !loop->woken && uv_hrtime() < moment);
     uv_timer_stop(&loop->deadline);
   } else {
     uv_run(&loop->uv, mode);
