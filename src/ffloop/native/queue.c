@@ -64,9 +64,10 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
   loop->poll_set = -1;
 #endif
   loop->records = malloc(FIRST_RECORDS * sizeof *loop->records);
-  loop->region = malloc(region_size);
-  if (loop->records == NULL || loop->region == NULL)
+  loop->region_memory = malloc(region_size + FFLOOP_ALIGNMENT);
+  if (loop->records == NULL || loop->region_memory == NULL)
     goto free_memory;
+  loop->region = loop->region_memory + FFLOOP_ALIGNMENT - (uintptr_t) loop->region_memory % FFLOOP_ALIGNMENT;
   loop->capacity = FIRST_RECORDS;
   loop->region_size = region_size;
 
@@ -93,7 +94,7 @@ destroy_lock:
   uv_mutex_destroy(&loop->wake_lock);
 free_memory:
   free(loop->records);
-  free(loop->region);
+  free(loop->region_memory);
   free(loop);
   return NULL;
 }
@@ -150,7 +151,7 @@ void ffloop_loop_free(ffloop_loop *loop) {
     return;
   uv_mutex_destroy(&loop->wake_lock);
   free(loop->records);
-  free(loop->region);
+  free(loop->region_memory);
   free(loop);
 }
 

@@ -50,7 +50,7 @@ int ffloop_tcp_nodelay(uv_handle_t *tcp, int enable) {
 
 static void on_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {
   ffloop_loop *loop = FFLOOP_OF(stream);
-  size_t room = loop->region_size - loop->region_used;
+  size_t room = loop->region_used < loop->region_size ? loop->region_size - loop->region_used : 0;
 
   (void) suggested;
   /* One read a turn: libuv would go on with a stream that fills its buffer, and the others would wait. */
@@ -70,7 +70,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
     return;
   ffloop_append(loop, FFLOOP_TOKEN(stream), FFLOOP_READ, nread, (int64_t) loop->region_used);
   if (nread > 0)
-    loop->region_used += (size_t) nread;
+    loop->region_used = (loop->region_used + (size_t) nread + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
   (void) buf;
 }
 
