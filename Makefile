@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 help:
 	@echo "make demo   serve an ASGI app on ffloop under uvicorn and send it requests"
-	@echo "make test   run all tests, at both speeds"
+	@echo "make test   run all tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure the loops that are installed, side by side"
 	@echo "PYTHON=...  the interpreter to use ($(PYTHON)); VENV=... where to set up ($(VENV))"
@@ -27,7 +27,6 @@ demo: setup
 
 test: setup
 	$(PYTEST)
-	FFLOOP_PURE=1 $(PYTEST)
 
 lint: setup
 	$(BIN)/python -m pip install --quiet --group lint
