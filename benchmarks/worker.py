@@ -57,9 +57,11 @@ async def plaintext(scope, receive, send):
 async def start_server(row):
     loop = asyncio.get_running_loop()
     if row.startswith("streams"):
-        server = await asyncio.start_server(echo_streams, "127.0.0.1", 0)
+        server = await asyncio.start_server(echo_streams, "127.0.0.1", 0, backlog=4096)
     else:
-        server = await loop.create_server(BufferedEcho if row.startswith("buffered") else Echo, "127.0.0.1", 0)
+        factory = BufferedEcho if row.startswith("buffered") else Echo
+        # Ten thousand clients come at once: what does not fit the queue waits a second.
+        server = await loop.create_server(factory, "127.0.0.1", 0, backlog=4096)
     return server.sockets[0].getsockname()[1]
 
 
