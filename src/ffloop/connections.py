@@ -133,8 +133,27 @@ class Connections(Servers):
             raise ValueError("host and port was not specified and no sock specified")
         elif sock.type != socket.SOCK_STREAM:
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
+        transport, protocol = await self._connect_protocol(
+            sock, ours, protocol_factory, ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
+        if self._debug:
+            connected = transport.get_extra_info("socket")
+            logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
+        return transport, protocol
+
+    async def _connect_protocol(
+        self,
+        sock: socket.socket,
+        ours: bool,
+        protocol_factory: ProtocolFactory,
+        ssl: "ssl_module.SSLContext | bool | None",
+        server_hostname: str | None,
+        ssl_handshake_timeout: float | None,
+        ssl_shutdown_timeout: float | None,
+    ) -> tuple[Any, Any]:
+        """Return a transport on `sock`, which is connected, and its protocol; on failure close `sock` if it is ours."""
         try:
-            transport, protocol = await self._create_connection_transport(  # type: ignore[attr-defined]
+            connected: tuple[Any, Any] = await self._create_connection_transport(  # type: ignore[attr-defined]
                 sock,
                 protocol_factory,
                 ssl,
@@ -146,10 +165,7 @@ class Connections(Servers):
             if ours:
                 sock.close()  # unless a transport has taken it over: then it is detached
             raise
-        if self._debug:
-            connected = transport.get_extra_info("socket")
-            logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
-        return transport, protocol
+        return connected
 
     async def start_tls(
         self,

@@ -106,27 +106,24 @@ class Sockets(Readers):
                 await self._readable(sock)
 
     async def _readable(self, sock: socket.socket) -> None:
-        fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        future = self.create_future()
-        handle = self._add_reader(fd, _wake, future)
-        try:
-            await future
-        finally:
-            # Cancelled: someone else reads from this descriptor now.
-            if not handle.cancelled():
-                self._remove_reader(fd)
+        await self._wait(sock, self._add_reader, self._remove_reader)
 
     async def _writable(self, sock: socket.socket) -> None:
+        await self._wait(sock, self._add_writer, self._remove_writer)
+
+    async def _wait(
+        self, sock: socket.socket, add: Callable[..., asyncio.Handle], remove: Callable[[int], bool]
+    ) -> None:
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
         future = self.create_future()
-        handle = self._add_writer(fd, _wake, future)
+        handle = add(fd, _wake, future)
         try:
             await future
         finally:
+            # Cancelled: someone else waits on this descriptor now.
             if not handle.cancelled():
-                self._remove_writer(fd)
+                remove(fd)
 
 
 def check_ssl_socket(sock: Any) -> None:

@@ -65,20 +65,9 @@ class UnixSockets(Connections):
             raise ValueError("no path and sock were specified")
         else:
             check_unix_socket(sock)
-        try:
-            transport, protocol = await self._create_connection_transport(  # type: ignore[attr-defined]
-                sock,
-                protocol_factory,
-                ssl,
-                server_hostname,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-            )
-        except BaseException:
-            if ours:
-                sock.close()  # unless a transport has taken it over: then it is detached
-            raise
-        return transport, protocol
+        return await self._connect_protocol(
+            sock, ours, protocol_factory, ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
+        )
 
     async def create_unix_server(  # type: ignore[override]
         self,
