@@ -307,6 +307,39 @@ async def test_a_transport_closed_by_another_ones_callback_in_the_same_turn_gets
         peer.close()
 
 
+async def test_large_and_small_pieces_alternate_and_a_pause_between_them_loses_nothing():
+    transport, protocol, peer = await pair()
+    sent = bytearray()
+    arrived = lambda: len(protocol.data) == len(sent)  # noqa: E731
+    for size in (200_000, 10, 200_000, 40_000, 1):
+        piece = bytes([len(sent) % 251]) * size
+        sent += piece
+        await asyncio.get_running_loop().sock_sendall(peer, piece)
+        await until(arrived)
+        transport.pause_reading()
+        sent += b"paused"
+        peer.send(b"paused")
+        await asyncio.sleep(0.01)
+        assert len(protocol.data) == len(sent) - 6
+        transport.resume_reading()
+        await until(arrived)
+    assert protocol.data == sent
+    await asyncio.get_running_loop().sock_sendall(peer, b"x" * 100_000)
+    peer.close()
+    assert await protocol.lost is None
+    assert protocol.data == sent + b"x" * 100_000
+    assert protocol.events == ["made", "data", "eof", "lost"]
+
+
+async def test_a_connection_reset_after_a_large_piece_is_lost_with_the_error():
+    _, protocol, peer = await pair()
+    await asyncio.get_running_loop().sock_sendall(peer, b"x" * 1_000_000)
+    await until(lambda: len(protocol.data) == 1_000_000)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    assert isinstance(await protocol.lost, ConnectionResetError)
+
+
 async def test_a_protocol_switched_inside_data_received_gets_what_comes_next():
     transport, protocol, peer = await pair()
     second = Recorder()
@@ -592,9 +625,9 @@ async def test_nagles_algorithm_is_off_whatever_the_sockets_protocol_number():
 @pytest.mark.asyncio(loop_factories=["ffloop"])
 async def test_many_small_writes_in_one_turn_do_not_get_slower_with_their_number():
     transport, protocol, peer = await pair()
-    for _ in range(60_000):
+    for _ in range(30_000):
         transport.write(b"x")
-    assert transport._more_size == 59_999
+    assert transport._more_size == 29_999
     transport.abort()
     await protocol.lost
     peer.close()

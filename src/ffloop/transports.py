@@ -32,8 +32,14 @@ from .core import Core
 if TYPE_CHECKING:
     from .servers import Server
 
-FLUSH_AT = 64 * 1024
+FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
+
+READ_SIZE = 256 * 1024
+"""Bytes read at a time, of what does not go through the region: as many as asyncio's selector transports read."""
+
+LARGE = 32 * 1024
+"""A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
 
 PORTION = 256 * 1024
 """Bytes that libuv gets to write at a time, of what the kernel does not take at once."""
@@ -133,8 +139,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._protocol: Any = protocol
         self._protocol_connected = True
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        if self._context is not None and not self._held:
-            self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
+        if self._context is not None:
+            self._receive()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol in use."""
@@ -172,12 +178,18 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             return
         self._context = contextvars.copy_context()
         if self._held:
-            receiver = self._hold_record
             self._loop.call_soon(self._release)
-        else:
-            receiver = self._fill_record if self._buffered else self._deliver_record
+        self._receive()
+
+    def _receive(self) -> None:
+        """Have libuv tell of what arrives in the way that suits the protocol."""
         try:
-            self._stream.read_start(receiver)
+            if self._held:
+                self._stream.read_start(self._hold_record)
+            elif self._buffered and uv.CAN_WATCH:
+                self._stream.watch(self._fill_record)
+            else:
+                self._stream.read_start(self._fill_record if self._buffered else self._deliver_record)
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on socket transport")
 
@@ -196,6 +208,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _deliver_record(self, nread: int, offset: int) -> None:
         try:
             if nread > 0:
+                if nread > LARGE and uv.CAN_WATCH:
+                    self._stream.watch(self._read_record)
                 self._context.run(self._protocol.data_received, self._region[offset : offset + nread])  # type: ignore[union-attr]
             else:
                 self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
@@ -204,8 +218,34 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
 
+    def _read_record(self, nread: int, offset: int) -> None:
+        """Read what is there into bytes of its own, where a second copy would cost more than the detour."""
+        if nread:
+            self._deliver_record(nread, offset)
+            return
+        try:
+            data = self._stream.try_read(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal read error on socket transport")
+            return
+        if not data:
+            self._context.run(self._on_read_end, uv.EOF)  # type: ignore[union-attr]
+            return
+        if len(data) < LARGE // 2:
+            self._receive()
+        try:
+            self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+
     def _fill_record(self, nread: int, offset: int) -> None:
-        if nread > 0:
+        if nread == 0:
+            self._context.run(self._fill, None)  # type: ignore[union-attr]
+        elif nread > 0:
             self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
             if self._held:
                 self._loop.call_soon(self._release)
@@ -213,7 +253,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
 
     def _hold_record(self, nread: int, offset: int) -> None:
-        if not self._closing:
+        if nread and not self._closing:
             self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
 
     def _release(self) -> None:
@@ -237,10 +277,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if held:
                 self._loop.call_soon(self._release)
             elif self._context is not None:
-                self._stream.on_read(self._fill_record if self._buffered else self._deliver_record)
+                self._receive()
 
-    def _fill(self, data: memoryview) -> None:
-        """Copy `data` into a buffer of a `BufferedProtocol`; hold what it has no room for."""
+    def _fill(self, data: memoryview | None) -> None:
+        """Put `data`, or if None what the kernel has, into the protocol's buffer; hold what there is no room for."""
         protocol = self._protocol
         try:
             buffer = protocol.get_buffer(-1)
@@ -252,16 +292,25 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
             return
         try:
-            view = memoryview(buffer).cast("B")
-            size = min(len(view), len(data))
-            view[:size] = data[:size]
-            view.release()
+            if data is None:
+                size = self._stream.try_read_into(buffer)
+            else:
+                view = memoryview(buffer).cast("B")
+                size = min(len(view), len(data))
+                view[:size] = data[:size]
+                view.release()
+        except (BlockingIOError, InterruptedError):
+            return
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal read error on socket transport")
             return
-        if size < len(data):
+        if data is None:
+            if size == 0:
+                self._on_read_end(uv.EOF)
+                return
+        elif size < len(data):
             # Held before the protocol runs: what a poll from inside of it receives comes after this.
             self._held.insert(0, (len(data) - size, bytes(data[size:])))
             self._stream.on_read(self._hold_record)
@@ -283,7 +332,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             # Nobody has dealt with it: let it come again in the next run.
             if self._context is not None:
-                self._stream.read_start(self._fill_record if self._buffered else self._deliver_record)
+                self._receive()
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")

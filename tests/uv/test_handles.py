@@ -131,6 +131,31 @@ def test_a_stream_delivers_bytes_then_the_end(loop):
     assert got == [b"hello", uv.EOF]
 
 
+@pytest.mark.skipif(not uv.CAN_WATCH, reason="needs descriptors that can be read beside libuv")
+def test_a_watched_stream_leaves_the_bytes_in_the_kernel(loop):
+    stream, peer = connected_pair(loop)
+    told = []
+    stream.watch(lambda *record: told.append(record))
+    peer.send(b"hello")
+    run_until(loop, lambda: len(told) == 2)
+    assert told == [(0, 0), (0, 0)], "it is told again for as long as there is something"
+    assert stream.try_read(3) == b"hel"
+    buffer = bytearray(10)
+    assert stream.try_read_into(buffer) == 2
+    assert buffer[:2] == b"lo"
+    with pytest.raises(BlockingIOError):
+        stream.try_read(1)
+    got = []
+    stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset)))
+    peer.send(b"again")
+    run_until(loop, lambda: got)
+    assert got == [b"again"]
+    stream.watch(lambda *record: told.append(record))
+    peer.close()
+    run_until(loop, lambda: len(told) == 3)
+    assert stream.try_read(1) == b""
+
+
 def test_a_write_that_the_kernel_does_not_take_at_once_arrives_whole(loop):
     stream, peer = connected_pair(loop)
     data = os.urandom(3_000_000)

@@ -89,11 +89,28 @@ static int check_open(uv_handle_t *stream) {
 #endif
 }
 
-int ffloop_read_start(uv_handle_t *stream) {
+/* Reads nothing: libuv reports UV_ENOBUFS and keeps watching. */
+static void on_alloc_none(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {
+  (void) stream;
+  (void) suggested;
+  *buf = uv_buf_init(NULL, 0);
+}
+
+static void on_readable(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
+  (void) buf;
+  ffloop_append(FFLOOP_OF(stream), FFLOOP_TOKEN(stream), FFLOOP_READ, nread == UV_ENOBUFS ? 0 : nread, 0);
+}
+
+/* Reads into the region. With `only_watch` the bytes stay in the kernel, and a record whose status is 0 comes in every
+ * turn in which there are some. May change its mind while reading. */
+int ffloop_read_start(uv_handle_t *stream, int only_watch) {
   int status = check_open(stream);
 
   if (status != 0)
     return status;
+  uv_read_stop((uv_stream_t *) stream);
+  if (only_watch)
+    return uv_read_start((uv_stream_t *) stream, on_alloc_none, on_readable);
   return uv_read_start((uv_stream_t *) stream, on_alloc, on_read);
 }
 

@@ -17,11 +17,12 @@ from .handle import Handle
 from .loop import Loop, libuv_is_system, version
 from .poll import READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
-from .stream import Stream
+from .stream import CAN_WATCH, Stream
 from .tcp import Tcp
 from .timer import Timer
 
 __all__ = [
+    "CAN_WATCH",
     "EOF",
     "READABLE",
     "WRITABLE",

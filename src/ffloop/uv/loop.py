@@ -27,6 +27,8 @@ LONGEST = 1e8
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
 
+_run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
+
 _unfinished: list[Any] = []
 """Loops that were closed while libuv's threads still looked a name up for them."""
 
@@ -136,7 +138,9 @@ class Loop:
         else:
             nanoseconds = 0
         try:
-            found: int = lib.ffloop_run(self._c, nanoseconds)
+            found: int = _run(self._c, nanoseconds)
+            if not found:
+                return 0
             if 0 < found <= 16:
                 self._batch = RECORD.iter_unpack(self._small[found])
                 return found
