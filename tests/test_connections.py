@@ -6,8 +6,6 @@ import pytest
 
 from ffloop.connections import interleave_families
 
-pytestmark = pytest.mark.asyncio
-
 # What the newest Python's asyncio does is tested on ffloop alone where this Python's does not do it yet.
 ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
 

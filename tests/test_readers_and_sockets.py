@@ -4,8 +4,6 @@ import socket
 
 import pytest
 
-pytestmark = pytest.mark.asyncio
-
 
 async def spin():
     await asyncio.sleep(0.01)

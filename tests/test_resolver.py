@@ -7,8 +7,6 @@ import pytest
 
 import ffloop
 
-pytestmark = pytest.mark.asyncio
-
 
 def outcome(call, *args):
     try:

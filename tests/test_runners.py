@@ -101,7 +101,10 @@ def test_a_loop_left_open_at_exit_harms_nothing():
 def test_loops_run_in_several_threads_at_once():
     results = []
 
+    meeting = threading.Barrier(5, timeout=10)
+
     async def work():
+        meeting.wait()
         await asyncio.gather(*(asyncio.sleep(0.001 * number) for number in range(10)))
         return threading.get_ident()
 

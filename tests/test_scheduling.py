@@ -185,7 +185,6 @@ def test_debug_mode_names_a_slow_callback(loop, caplog):
     assert "took" in caplog.text
 
 
-@pytest.mark.asyncio
 async def test_tasks_futures_and_gather_work():
     async def double(number):
         await asyncio.sleep(0)
@@ -197,7 +196,6 @@ async def test_tasks_futures_and_gather_work():
     assert await future == 1
 
 
-@pytest.mark.asyncio
 async def test_a_task_factory_gets_what_asyncio_gives_it():
     loop = asyncio.get_running_loop()
     made = []
@@ -212,7 +210,6 @@ async def test_a_task_factory_gets_what_asyncio_gives_it():
     assert "context" in made[0]
 
 
-@pytest.mark.asyncio
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
 async def test_eager_tasks_run_at_once():
     loop = asyncio.get_running_loop()
@@ -229,7 +226,6 @@ async def test_eager_tasks_run_at_once():
     assert order == ["task", "creator"]
 
 
-@pytest.mark.asyncio
 async def test_the_executor_answers_and_raises():
     loop = asyncio.get_running_loop()
     assert await loop.run_in_executor(None, sum, [1, 2, 3]) == 6

@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 
-pytestmark = pytest.mark.asyncio
 ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
 
 

@@ -5,8 +5,6 @@ import ssl
 import pytest
 import trustme
 
-pytestmark = pytest.mark.asyncio
-
 
 @pytest.fixture(scope="module")
 def contexts():

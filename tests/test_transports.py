@@ -8,8 +8,6 @@ import warnings
 
 import pytest
 
-pytestmark = pytest.mark.asyncio
-
 
 class Recorder(asyncio.Protocol):
     """Writes down what it is told."""

@@ -1,12 +1,11 @@
-"""Datagram and pipe transports: asyncio's own, on ffloop's readers and writers.
+"""Datagram transports: asyncio's own, on ffloop's readers and writers.
 
-They behave as on stdlib asyncio because they are the same classes. Transports on libuv's UDP and pipe handles
-are to take their place here.
+They behave as on stdlib asyncio because they are the same classes. Transports on libuv's UDP handles are to take
+their place here.
 """
 
 import asyncio
 import socket
-import sys
 from asyncio import selector_events
 from typing import Any
 
@@ -27,27 +26,3 @@ class BorrowedTransports(Readers):
         return selector_events._SelectorDatagramTransport(  # type: ignore[attr-defined]
             self, sock, protocol, address, waiter, extra
         )
-
-    if sys.platform != "win32":
-
-        def _make_read_pipe_transport(
-            self,
-            pipe: Any,
-            protocol: asyncio.BaseProtocol,
-            waiter: asyncio.Future[None] | None = None,
-            extra: dict[str, Any] | None = None,
-        ) -> Any:
-            from asyncio import unix_events
-
-            return unix_events._UnixReadPipeTransport(self, pipe, protocol, waiter, extra)  # type: ignore[attr-defined]
-
-        def _make_write_pipe_transport(
-            self,
-            pipe: Any,
-            protocol: asyncio.BaseProtocol,
-            waiter: asyncio.Future[None] | None = None,
-            extra: dict[str, Any] | None = None,
-        ) -> Any:
-            from asyncio import unix_events
-
-            return unix_events._UnixWritePipeTransport(self, pipe, protocol, waiter, extra)  # type: ignore[attr-defined]

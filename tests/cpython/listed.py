@@ -3,12 +3,10 @@
 import sys
 
 PATCHES_BASE_EVENTS = "it replaces the name `socket` inside asyncio.base_events; ffloop's create_server lives elsewhere"
-NO_SUBPROCESSES = "subprocesses are not built yet"
 
 LISTED = {
     "TestEvents::test_create_server_multiple_hosts_ipv4": PATCHES_BASE_EVENTS,
     "TestEvents::test_create_server_multiple_hosts_ipv6": PATCHES_BASE_EVENTS,
-    "TestStreams::test_read_all_from_pipe_reader": NO_SUBPROCESSES,
 }
 
 if sys.version_info[:2] == (3, 12):

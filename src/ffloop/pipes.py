@@ -1,0 +1,110 @@
+"""Pipe transports: asyncio's own, on ffloop's readers and writers, with the descriptor left as it was found.
+
+A pipe's descriptor belongs to the file object that the program has passed, and may stand for something that others
+use too: the terminal of the shell that has started the program. So libuv does not get it, and its blocking mode is
+put back when the last transport on it is closed.
+"""
+
+import asyncio
+import fcntl
+import os
+from asyncio import unix_events
+from typing import Any
+
+from .readers import Readers
+
+Key = tuple[int, int, int]
+
+
+class Modes:
+    """Which open files were blocking before transports came to use them.
+
+    Descriptors that are duplicates share one mode. Two transports on a terminal, one on each of two descriptors, are
+    such a case: the mode may change back only after both are closed.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Key, list[bool]] = {}
+
+    def enter(self, fd: int) -> Key:
+        """Note the mode of `fd`, which is about to change; return what `leave` needs."""
+        status = os.fstat(fd)
+        # The two ends of a pipe have one inode, but a mode each.
+        key = (status.st_dev, status.st_ino, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+        self._found.setdefault(key, []).append(os.get_blocking(fd))
+        return key
+
+    def leave(self, key: Key, fd: int) -> None:
+        """Put the mode of `fd` back, unless another transport still needs it changed."""
+        found = self._found[key]
+        if len(found) > 1:
+            found.pop()  # the first one knows how it was before all of them
+            return
+        del self._found[key]
+        if found[0]:
+            try:
+                os.set_blocking(fd, True)
+            except OSError:
+                pass  # somebody has closed it already
+
+
+MODES = Modes()
+
+
+class _Polite:
+    """Puts the descriptor's blocking mode back before the pipe is closed."""
+
+    _key: Key | None = None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: Any, *args: Any) -> None:
+        fd = pipe.fileno()
+        self._key = MODES.enter(fd)
+        try:
+            super().__init__(loop, pipe, *args)  # type: ignore[call-arg]
+        except BaseException:
+            self._restore(fd)
+            raise
+
+    def _restore(self, fd: int) -> None:
+        key, self._key = self._key, None
+        if key is not None:
+            MODES.leave(key, fd)
+
+    def _call_connection_lost(self, exc: BaseException | None) -> None:
+        self._restore(self._fileno)  # type: ignore[attr-defined]
+        super()._call_connection_lost(exc)  # type: ignore[misc]
+
+    def __del__(self) -> None:
+        if self._key is not None:
+            self._restore(self._fileno)  # type: ignore[attr-defined]
+        super().__del__()  # type: ignore[misc]
+
+
+class ReadPipeTransport(_Polite, unix_events._UnixReadPipeTransport):  # type: ignore[misc,name-defined]
+    """The reading end of a pipe, a FIFO, a terminal or another character device, or a socket."""
+
+
+class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type: ignore[misc,name-defined]
+    """The writing end of one of them."""
+
+
+class Pipes(Readers):
+    """The part of the loop that makes transports for pipes."""
+
+    def _make_read_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        return ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        return WritePipeTransport(self, pipe, protocol, waiter, extra)
