@@ -85,7 +85,7 @@ class BorrowedSocket(socket.socket):
 class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports."""
 
-    _sendfile_compatible = constants._SendfileMode.FALLBACK
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
     _start_tls_compatible = True
 
     _loop: Any
@@ -119,6 +119,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._socket: BorrowedSocket | None = None
         self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
         self._eof = False
+        self._refusal: str | None = None  # why nothing may be written
+        self._empty_waiter: asyncio.Future[None] | None = None  # of a sendfile() in progress
         self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
         self._closing = False
         self._paused = False
@@ -130,7 +132,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         loop.call_soon(self._start_reading)
         if waiter is not None:
             # And only then may the creator go on.
-            loop.call_soon(_set_unless_cancelled, waiter)
+            loop.call_soon(_set_unless_done, waiter)
 
     # The protocol
 
@@ -350,13 +352,13 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         """Queue `data` to be sent at the end of this turn of the loop.
 
         A copy is taken of what is not `bytes`. Raises `TypeError` for what is not bytes-like, `RuntimeError`
-        after `write_eof`. After the connection was lost or closed, data is dropped, with a warning when that
-        goes on.
+        after `write_eof` and while a file is sent. After the connection was lost or closed, data is dropped, with a
+        warning when that goes on.
         """
         if data.__class__ is not bytes:
             data = _as_bytes(data)
-        if self._eof:
-            raise RuntimeError("Cannot call write() after write_eof()")
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
         if not data:
             return
         if self._conn_lost:
@@ -392,6 +394,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
 
     def writelines(self, list_of_data: Any) -> None:
         """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal.replace("write", "writelines", 1))
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
@@ -402,6 +406,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if self._closing or self._eof:
             return
         self._eof = True
+        self._refusal = "Cannot call write() after write_eof()"
         self._flush()
         if not self._writing and not self._conn_lost and not self._stream.closed:
             self._stream.shutdown()
@@ -418,6 +423,38 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _unsent(self) -> int:
         in_flight = self._stream.write_queue_size() if self._writing else 0
         return len(self._first) + self._more_size + len(self._rest) + in_flight
+
+    # What sendfile() needs
+
+    def _make_empty_waiter(self) -> "asyncio.Future[None]":
+        """Refuse writes from now on; return a future that is done when all that was written has gone."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._flush()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._empty_waiter = waiter
+        self._refusal = self._refusal or "unable to write; sendfile is in progress"
+        if not self._writing:
+            waiter.set_result(None)
+        return waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+        self._refusal = "Cannot call write() after write_eof()" if self._eof else None
+
+    async def _until_writable(self) -> None:
+        """Wait until the kernel takes more; raise `ConnectionError` when the connection is lost meanwhile."""
+        fd = self._stream.fileno()
+        waiter = self._empty_waiter = self._loop.create_future()
+        handle = self._loop._add_writer(fd, _set_unless_done, waiter)
+        try:
+            await waiter
+        finally:
+            # Cancelled: the descriptor is somebody else's by now.
+            if not handle.cancelled():
+                self._loop._remove_writer(fd)
+        if self._conn_lost:
+            raise ConnectionError("Connection is closed by peer")
 
     def _maybe_pause_protocol(self) -> None:
         # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.
@@ -502,6 +539,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._flush()
             if not self._writing and not self._conn_lost:
                 self._write_context = None
+                if self._empty_waiter is not None:
+                    _set_unless_done(self._empty_waiter)
                 if self._closing:
                     self._conn_lost += 1
                     self._call_connection_lost(None)
@@ -559,6 +598,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._protocol_connected:
                 self._protocol.connection_lost(exc)
         finally:
+            if self._empty_waiter is not None and not self._empty_waiter.done():
+                self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
             self._close_stream()
             self._protocol = None
             server, self._server = self._server, None
@@ -655,6 +696,6 @@ def _as_bytes(data: Any) -> bytes:
     return bytes(data)
 
 
-def _set_unless_cancelled(waiter: asyncio.Future[None]) -> None:
-    if not waiter.cancelled():
+def _set_unless_done(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
         waiter.set_result(None)

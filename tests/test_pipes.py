@@ -1,0 +1,182 @@
+import asyncio
+import fcntl
+import os
+import pty
+import socket
+import tty
+
+import pytest
+
+
+class Recorder(asyncio.Protocol):
+    def __init__(self):
+        self.events = []
+        self.data = b""
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.events.append("made")
+
+    def data_received(self, data):
+        self.data += data
+
+    def eof_received(self):
+        self.events.append("eof")
+
+    def pause_writing(self):
+        self.events.append("pause")
+
+    def resume_writing(self):
+        self.events.append("resume")
+
+    def connection_lost(self, exc):
+        self.events.append("lost")
+        self.lost.set_result(exc)
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def reading(pipe):
+    return await asyncio.get_running_loop().connect_read_pipe(Recorder, pipe)
+
+
+async def writing(pipe):
+    return await asyncio.get_running_loop().connect_write_pipe(Recorder, pipe)
+
+
+async def test_bytes_go_through_a_pipe_and_the_end_arrives(no_leaks):
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    sink, sent = await writing(os.fdopen(write, "wb", 0))
+    assert isinstance(source, asyncio.ReadTransport)
+    assert isinstance(sink, asyncio.WriteTransport)
+    data = os.urandom(1_000_000)
+    sink.write(data)
+    assert sink.get_write_buffer_size() > 0
+    assert sent.events == ["made", "pause"]
+    sink.write_eof()
+    assert await got.lost is None
+    assert await sent.lost is None
+    assert got.data == data
+    assert got.events == ["made", "eof", "lost"]
+    assert sent.events == ["made", "pause", "resume", "lost"]
+
+
+async def test_a_writer_learns_that_the_reader_has_gone():
+    read, write = os.pipe()
+    sink, sent = await writing(os.fdopen(write, "wb", 0))
+    sink.write(b"x" * 1_000_000)
+    os.close(read)
+    assert isinstance(await sent.lost, BrokenPipeError)
+
+
+async def test_a_reader_that_pauses_gets_nothing_until_it_resumes():
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    source.pause_reading()
+    os.write(write, b"later")
+    await asyncio.sleep(0.02)
+    assert got.data == b""
+    source.resume_reading()
+    await until(lambda: got.data == b"later")
+    source.close()
+    await got.lost
+    os.close(write)
+
+
+async def test_fifos_sockets_and_character_devices_are_pipes_too(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    source, got = await reading(os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0))
+    sink, sent = await writing(os.fdopen(os.open(path, os.O_WRONLY), "wb", 0))
+    sink.write(b"fifo")
+    sink.close()
+    await got.lost
+    assert got.data == b"fifo"
+    left, right = socket.socketpair()
+    source, got = await reading(left)
+    sink, sent = await writing(right)
+    sink.write(b"socket")
+    sink.close()
+    await got.lost
+    assert got.data == b"socket"
+    await sent.lost
+
+
+async def test_a_terminal_is_read_and_written_at_once_and_nothing_is_lost():
+    leader, follower = pty.openpty()
+    tty.setraw(follower)
+    source, got = await reading(os.fdopen(os.dup(leader), "rb", 0))
+    sink, sent = await writing(os.fdopen(leader, "wb", 0))
+    inside, heard = await reading(os.fdopen(os.dup(follower), "rb", 0))
+    answer, told = await writing(os.fdopen(follower, "wb", 0))
+    for number in range(200):
+        sink.write(b"%d," % number)
+        answer.write(b"%d;" % number)
+        await asyncio.sleep(0)
+    await until(lambda: heard.data.count(b",") == 200 and got.data.count(b";") == 200)
+    assert heard.data == b"".join(b"%d," % number for number in range(200))
+    assert got.data == b"".join(b"%d;" % number for number in range(200))
+    for transport in source, sink, inside, answer:
+        transport.close()
+    await asyncio.gather(got.lost, sent.lost, heard.lost, told.lost)
+
+
+async def test_one_descriptor_can_be_read_and_written():
+    left, right = socket.socketpair()
+    source, got = await reading(os.fdopen(os.dup(left.fileno()), "rb", 0))
+    sink, sent = await writing(os.fdopen(left.detach(), "wb", 0))
+    sink.write(b"out")
+    right.send(b"in")
+    await until(lambda: got.data == b"in")
+    assert right.recv(10) == b"out"
+    right.close()
+    await got.lost
+    await sent.lost
+
+
+@pytest.mark.parametrize("connect", [reading, writing])
+async def test_a_regular_file_is_refused(connect, tmp_path):
+    with open(tmp_path / "file", "w+b", 0) as file:
+        with pytest.raises(ValueError, match="Pipe transport is"):
+            await connect(file)
+        assert os.get_blocking(file.fileno())
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_the_blocking_mode_is_put_back():
+    # stdlib asyncio leaves the descriptor non-blocking, and with it the terminal of the shell that started the program.
+    leader, follower = pty.openpty()
+    kept = os.dup(follower)
+    source, got = await reading(os.fdopen(os.dup(follower), "rb", 0))
+    sink, sent = await writing(os.fdopen(follower, "wb", 0))
+    assert not os.get_blocking(kept)
+    source.close()
+    await got.lost
+    assert not os.get_blocking(kept), "the other transport still needs it"
+    sink.close()
+    await sent.lost
+    assert os.get_blocking(kept)
+    fcntl.fcntl(kept, fcntl.F_SETFL, os.O_NONBLOCK | fcntl.fcntl(kept, fcntl.F_GETFL))
+    source, got = await reading(os.fdopen(os.dup(kept), "rb", 0))
+    source.close()
+    await got.lost
+    assert not os.get_blocking(kept), "it was non-blocking before"
+    os.close(kept)
+    os.close(leader)
+
+
+async def test_a_forgotten_pipe_transport_warns_and_closes_its_descriptor(no_leaks):
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    source.pause_reading()
+    await asyncio.sleep(0)
+    del got.transport
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        del source
+    os.close(write)
