@@ -106,7 +106,7 @@ async def test_writing_while_a_file_is_sent_is_refused(large):
     await asyncio.sleep(0.01)
     with pytest.raises(RuntimeError, match="unable to write; sendfile is in progress"):
         transport.write(b"x")
-    with pytest.raises(RuntimeError, match="unable to write(lines)?; sendfile is in progress"):
+    with pytest.raises(RuntimeError, match=r"unable to write(lines)?; sendfile is in progress"):
         transport.writelines([b"x"])
     with pytest.raises((RuntimeError, KeyError)):  # KeyError is stdlib asyncio's
         await loop.sendfile(transport, large)

@@ -7,6 +7,7 @@ the poll, the batch's place in the ready queue, start and stop. Nothing about so
 import asyncio
 import collections
 import contextvars
+import os
 import selectors
 from collections.abc import Callable
 from functools import partial
@@ -114,3 +115,14 @@ class Core(asyncio.BaseEventLoop):
         super().close()
         self._uv.close()
         self._selector = None
+
+
+def _flush_before_fork() -> None:
+    # Else the child would have a copy of what is queued, and might send it a second time.
+    loop = asyncio._get_running_loop()
+    if isinstance(loop, Core):
+        loop._uv.flush()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_flush_before_fork)

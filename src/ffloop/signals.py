@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Signals(Readers):
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
+        _loops.add(self)
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._signal_pair: tuple[socket.socket, socket.socket] | None = None
         self._wakeup_before: int | None = None
@@ -163,6 +165,19 @@ class Signals(Readers):
             return  # off the main thread, or the descriptor from before is closed by now
         self._wakeup_before = None
 
+    def _after_fork(self) -> None:
+        """In a forked child: let go of the wake-up descriptor, through which its signals would reach the parent."""
+        pair, self._signal_pair = self._signal_pair, None
+        if pair is None:
+            return
+        found = signal.set_wakeup_fd(-1)
+        if found != pair[1].fileno():
+            signal.set_wakeup_fd(found)
+        self._wakeup_before = None
+        self._remove_reader(pair[0].fileno())
+        for end in pair:
+            end.close()
+
     def _on_wakeup(self) -> None:
         pair = self._signal_pair
         if pair is None:
@@ -190,3 +205,15 @@ class Signals(Readers):
             self.remove_signal_handler(sig)
         else:
             self._ready.append(handle)
+
+
+_loops: "weakref.WeakSet[Signals]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for loop in list(_loops):
+        loop._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -58,6 +58,7 @@ ffloop_record *ffloop_records(ffloop_loop *loop);
 char *ffloop_region(ffloop_loop *loop);
 void ffloop_wake(ffloop_loop *loop);
 int ffloop_open_handles(ffloop_loop *loop);
+int ffloop_loop_fork(ffloop_loop *loop);
 
 /* handles.c */
 uv_handle_t *ffloop_timer_new(ffloop_loop *loop, int64_t token, int *error);
@@ -82,6 +83,7 @@ int64_t ffloop_fileno(uv_handle_t *handle);
 ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
 int ffloop_poll_start(ffloop_poll *poll, int events);
 int ffloop_poll_stop(ffloop_poll *poll);
+int ffloop_poll_fork(ffloop_poll *poll);
 void ffloop_poll_close(ffloop_poll *poll);
 
 /* resolve.c */
@@ -126,6 +128,7 @@ struct ffloop_loop {
   size_t region_size;
   const uv_handle_t *last_read; /* the stream that was read last in this turn; compared, never followed */
   int open_handles;       /* handles that Python opened and whose close callback has not run */
+  int polling;            /* a thread is inside uv_run */
   int woken;              /* ffloop_wake has ended this poll */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */
@@ -157,6 +160,11 @@ int ffloop_reserve(ffloop_loop *loop);
 
 /* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */
 void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload);
+
+#ifdef __linux__
+/* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */
+int ffloop_poll_set_fork(ffloop_loop *loop);
+#endif
 
 /* A zeroed libuv handle of `type`, carrying `token`. Owned by C: ffloop_handle_close frees it. */
 uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #ifdef __linux__
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -54,6 +55,18 @@ static int open_poll_set(ffloop_loop *loop) {
     return status;
   }
   return uv_poll_start(&loop->poll_watch, UV_READABLE, on_poll_set);
+}
+
+int ffloop_poll_set_fork(ffloop_loop *loop) {
+  int fresh = epoll_create1(EPOLL_CLOEXEC);
+  int status = 0;
+
+  if (fresh == -1)
+    return uv_translate_sys_error(errno);
+  if (dup3(fresh, loop->poll_set, O_CLOEXEC) == -1)
+    status = uv_translate_sys_error(errno);
+  close(fresh);
+  return status;
 }
 
 /* `fd` stays the caller's: it is neither closed nor made non-blocking. */
@@ -109,6 +122,14 @@ int ffloop_poll_stop(ffloop_poll *poll) {
   if (epoll_ctl(poll->loop->poll_set, EPOLL_CTL_DEL, poll->fd, &unused) != 0 && errno != EBADF && errno != ENOENT)
     return uv_translate_sys_error(errno);
   return 0;
+}
+
+/* In a forked child, after ffloop_loop_fork: watches on. A descriptor that the child has not got any more is left out. */
+int ffloop_poll_fork(ffloop_poll *poll) {
+  int events = poll->events;
+
+  poll->events = 0;
+  return ffloop_poll_start(poll, events);
 }
 
 void ffloop_poll_close(ffloop_poll *poll) {
@@ -169,6 +190,12 @@ int ffloop_poll_start(ffloop_poll *poll, int events) {
 
 int ffloop_poll_stop(ffloop_poll *poll) {
   return uv_poll_stop(&poll->uv);
+}
+
+/* uv_loop_fork has seen to it. */
+int ffloop_poll_fork(ffloop_poll *poll) {
+  (void) poll;
+  return 0;
 }
 
 void ffloop_poll_close(ffloop_poll *poll) {

@@ -164,6 +164,7 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   loop->region_used = 0;
   loop->last_read = NULL;
   loop->woken = 0;
+  loop->polling = 1;
   if (timeout_ns > 0) {
     /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration, is what keeps
      * a timer from firing early; after an interrupted system call libuv's sums can still be one short. */
@@ -180,11 +181,33 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   } else {
     uv_run(&loop->uv, mode);
   }
+  loop->polling = 0;
   if (loop->failed) {
     loop->failed = 0;
     return UV_ENOMEM;
   }
   return (int) loop->count;
+}
+
+/* In the child, right after fork(): parts the loop from the parent's, with whom it shares the kernel's side of
+ * everything. ffloop_poll_fork follows for each poll. Returns UV_EBUSY for a loop that another thread was polling:
+ * that thread is gone, and the loop is in no state to be used or closed. */
+int ffloop_loop_fork(ffloop_loop *loop) {
+  int status;
+
+  if (loop->polling)
+    return UV_EBUSY;
+  if (loop->closed)
+    return 0;
+  /* A thread that held it is gone, so nobody will ever unlock it. */
+  status = uv_mutex_init(&loop->wake_lock);
+  if (status == 0)
+    status = uv_loop_fork(&loop->uv);
+#ifdef __linux__
+  if (status == 0 && loop->poll_set != -1)
+    status = ffloop_poll_set_fork(loop);
+#endif
+  return status;
 }
 
 /* The batch of the last ffloop_run. The array moves when it grows: ask again after each run. */

@@ -48,6 +48,9 @@ class Handle:
     def _close(self, c: Any) -> None:
         lib.ffloop_handle_close(c)
 
+    def _after_fork(self) -> None:
+        """Do what `Loop._after_fork` leaves to the handle."""
+
     def _pointer(self) -> Any:
         if self._c is None:
             raise ValueError(f"the {type(self).__name__} is closed")

@@ -4,7 +4,9 @@ What a handle is lives in handle.py; this file knows only tokens and callbacks.
 """
 
 import math
+import os
 import struct
+import weakref
 from collections.abc import Callable, Iterator, Sized
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +33,19 @@ _run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
 
 _unfinished: list[Any] = []
 """Loops that were closed while libuv's threads still looked a name up for them."""
+
+
+_loops: "weakref.WeakSet[Loop]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    _unfinished.clear()  # the threads that they wait for are not here
+    for loop in list(_loops):
+        loop._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def version() -> str:
@@ -98,6 +113,7 @@ class Loop:
         """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
         self._batch: Iterator[tuple[int, int, int]] | None = None
         self._map_records(256)
+        _loops.add(self)
 
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
@@ -253,6 +269,25 @@ class Loop:
         self.in_flight.clear()
         self.dirty.clear()
         _finish_unfinished()
+
+    def _after_fork(self) -> None:
+        """Part from the parent's loop, in a forked child: epoll sets and wake-ups are shared until then.
+
+        A loop that another thread was polling is lost: its thread is not in the child. Nothing touches it any more,
+        neither its memory nor its descriptors.
+        """
+        if self._c is None:
+            return
+        if lib.ffloop_loop_fork(self._c) == 0:
+            for handle in self.handles.values():
+                handle._after_fork()
+            return
+        for handle in self.handles.values():
+            handle._c = None
+        self.handles.clear()
+        self.callbacks.clear()
+        self.dirty.clear()
+        self._c = None
 
     def _drop(self, key: int, payload: int) -> None:
         """Release what a record that nobody waits for carries."""

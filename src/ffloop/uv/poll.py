@@ -35,5 +35,9 @@ class Poll(Handle):
         check(lib.ffloop_poll_stop(self._pointer()))
         self._ignore(lib.FFLOOP_POLL)
 
+    def _after_fork(self) -> None:
+        # A descriptor that is closed by now cannot be watched, and needs not be.
+        lib.ffloop_poll_fork(self._c)
+
     def _close(self, c: Any) -> None:
         lib.ffloop_poll_close(c)
