@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """core readers sockets resolver signals borrowed pipes subprocesses transports sendfile servers connections
-    unix loop runners""".split()
+ORDER = """core monitoring readers sockets resolver signals borrowed pipes subprocesses transports sendfile servers
+    connections unix loop runners""".split()
 
 
 def imports(path, typing_only=False):

@@ -8,7 +8,20 @@ or `asyncio.run(main(), loop_factory=ffloop.new_event_loop)`, or `uvicorn --loop
 
 from ._version import __version__
 from .loop import Loop
+from .monitoring import Change, Metrics, metrics, watch_path
 from .runners import EventLoopPolicy, install, new_event_loop, run
 from .uv import version as libuv_version
 
-__all__ = ["EventLoopPolicy", "Loop", "__version__", "install", "libuv_version", "new_event_loop", "run"]
+__all__ = [
+    "Change",
+    "EventLoopPolicy",
+    "Loop",
+    "Metrics",
+    "__version__",
+    "install",
+    "libuv_version",
+    "metrics",
+    "new_event_loop",
+    "run",
+    "watch_path",
+]

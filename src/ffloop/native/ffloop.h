@@ -24,10 +24,13 @@ enum {
   FFLOOP_ASYNC = 4,
   FFLOOP_GETADDRINFO = 5, /* status: 0 or an error; payload: the list, for ffloop_addrinfo_next */
   FFLOOP_GETNAMEINFO = 6, /* status: 0 or an error; payload: a ffloop_name, for ffloop_name_free */
-  FFLOOP_KIND_BITS = 3 /* how many bits of a record's key tell its kind */
+  /* 7 is FFLOOP_UDP */
+  FFLOOP_FS_EVENT = 8, /* status: FFLOOP_RENAMED and FFLOOP_CHANGED, or'ed, or an error; payload: for ffloop_fs_event_name */
+  FFLOOP_KIND_BITS = 4 /* how many bits of a record's key tell its kind */
 };
 
 enum { FFLOOP_READABLE = 1, FFLOOP_WRITABLE = 2 };
+enum { FFLOOP_RENAMED = 1, FFLOOP_CHANGED = 2 };
 
 /* One completion. The key is the token of the handle or request, shifted by FFLOOP_KIND_BITS, and the
  * kind: one look-up on the Python side finds who it is for. */
@@ -57,7 +60,12 @@ int ffloop_count(ffloop_loop *loop);
 ffloop_record *ffloop_records(ffloop_loop *loop);
 char *ffloop_region(ffloop_loop *loop);
 void ffloop_wake(ffloop_loop *loop);
-int ffloop_open_handles(ffloop_loop *loop);
+typedef struct {
+  uint64_t iterations;
+  uint64_t events;
+  uint64_t idle_ns;
+} ffloop_metrics;
+int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out);
 int ffloop_loop_fork(ffloop_loop *loop);
 
 /* handles.c */
@@ -85,6 +93,11 @@ int ffloop_poll_start(ffloop_poll *poll, int events);
 int ffloop_poll_stop(ffloop_poll *poll);
 int ffloop_poll_fork(ffloop_poll *poll);
 void ffloop_poll_close(ffloop_poll *poll);
+
+/* fs_event.c */
+uv_handle_t *ffloop_fs_event_new(ffloop_loop *loop, int64_t token, int *error);
+int ffloop_fs_event_start(uv_handle_t *watch, const char *path);
+const char *ffloop_fs_event_name(ffloop_loop *loop, int64_t payload);
 
 /* resolve.c */
 typedef struct {
@@ -153,6 +166,11 @@ static inline int ffloop_is_fd(int64_t fd) {
 #else
   return fd >= 0 && fd <= INT32_MAX;
 #endif
+}
+
+/* Marks the next `size` bytes of the region as used, and what lies before the next aligned address. */
+static inline void ffloop_use_region(ffloop_loop *loop, size_t size) {
+  loop->region_used = (loop->region_used + size + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
 }
 
 /* Makes room for one more record. Returns 0 when memory is out. */

@@ -234,8 +234,26 @@ int ffloop_count(ffloop_loop *loop) {
   return (int) loop->count;
 }
 
-int ffloop_open_handles(ffloop_loop *loop) {
-  return loop->open_handles;
+/* Returns 0, or UV_ENOSYS where libuv is too old to count. Idle time is counted from the first call on: it costs
+ * clock readings in every turn. */
+int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out) {
+#if UV_VERSION_HEX >= ((1 << 16) | (45 << 8))
+  uv_metrics_t metrics;
+  int status = uv_metrics_info(&loop->uv, &metrics);
+
+  if (status == 0)
+    status = uv_loop_configure(&loop->uv, UV_METRICS_IDLE_TIME);
+  if (status != 0)
+    return status;
+  out->iterations = metrics.loop_count;
+  out->events = metrics.events;
+  out->idle_ns = uv_metrics_idle_time(&loop->uv);
+  return 0;
+#else
+  (void) loop;
+  (void) out;
+  return UV_ENOSYS;
+#endif
 }
 
 int ffloop_reserve(ffloop_loop *loop) {

@@ -70,7 +70,7 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
     return;
   ffloop_append(loop, FFLOOP_TOKEN(stream), FFLOOP_READ, nread, (int64_t) loop->region_used);
   if (nread > 0)
-    loop->region_used = (loop->region_used + (size_t) nread + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
+    ffloop_use_region(loop, (size_t) nread);
   (void) buf;
 }
 

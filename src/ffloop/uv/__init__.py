@@ -13,8 +13,9 @@ Names are libuv's own. Only the modules of this package touch the CFFI module.
 
 from .async_ import Async
 from .errors import EOF, gai_error, os_error
+from .fs_event import CHANGED, RENAMED, FsEvent
 from .handle import Handle
-from .loop import Loop, libuv_is_system, version
+from .loop import Loop, Metrics, libuv_is_system, version
 from .poll import READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
@@ -23,13 +24,17 @@ from .timer import Timer
 
 __all__ = [
     "CAN_WATCH",
+    "CHANGED",
     "EOF",
     "READABLE",
+    "RENAMED",
     "WRITABLE",
     "Address",
     "Async",
+    "FsEvent",
     "Handle",
     "Loop",
+    "Metrics",
     "Poll",
     "Stream",
     "Tcp",

@@ -9,7 +9,7 @@ import struct
 import weakref
 from collections.abc import Callable, Iterator, Sized
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._libuv import ffi, lib
 from .errors import os_error
@@ -21,7 +21,7 @@ RECORD = struct.Struct("3q")
 """A `ffloop_record`: key, status, payload."""
 
 KIND_MASK = (1 << lib.FFLOOP_KIND_BITS) - 1
-LAST_KIND: int = lib.FFLOOP_GETNAMEINFO
+LAST_KIND: int = lib.FFLOOP_FS_EVENT
 
 LONGEST = 1e8
 """Seconds that a single poll waits at most: three years, which fits all the integers on the way."""
@@ -70,6 +70,15 @@ def _finish_unfinished() -> None:
             return
         if not _finish(c):
             _unfinished.append(c)
+
+
+class Metrics(NamedTuple):
+    """What libuv counts (https://docs.libuv.org/en/v1.x/metrics.html), and the handles that are open."""
+
+    iterations: int
+    events: int
+    idle_seconds: float
+    handles: int
 
 
 class Flushable(Protocol):
@@ -234,6 +243,14 @@ class Loop:
         """Return the bytes of a read record, given its status and payload."""
         data: bytes = self.region[offset : offset + nread]
         return data
+
+    def metrics(self) -> "Metrics":
+        """Return what libuv counts; idle time is counted from the first call on. Raises `OSError` before libuv 1.45."""
+        out = ffi.new("ffloop_metrics *")
+        status = lib.ffloop_get_metrics(self.pointer(), out)
+        if status < 0:
+            raise os_error(status)
+        return Metrics(out.iterations, out.events, out.idle_ns / 1e9, len(self.handles))
 
     def wake(self) -> None:
         """End the running poll, or the next one. From any thread; harmless on a closed loop."""
