@@ -1,8 +1,8 @@
 /* The benchmarks' client: N connections, each sends a request and waits for the whole reply, again and again.
  *
- *   load PORT CONNECTIONS SECONDS REQUEST_SIZE REPLY_SIZE [FILE]
+ *   load TARGET CONNECTIONS SECONDS REQUEST_SIZE REPLY_SIZE [FILE]
  *
- * FILE holds the request (default: REQUEST_SIZE bytes of 'x'). Prints the number of replies per second. With
+ * TARGET is tcp:PORT, udp:PORT, unix:PATH, or churn:PORT, which makes a new TCP connection for each request. FILE holds the request (default: REQUEST_SIZE bytes of 'x'). Prints the number of replies per second. With
  * SECONDS 0 each connection makes one exchange, "ready" is printed, and the connections stay open until
  * standard input ends. Only 127.0.0.1 is ever connected to.
  */
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +25,13 @@ struct connection {
 
 static size_t request_size, reply_size;
 static char *request;
+static int set, type = SOCK_STREAM, churn;
+static union {
+  struct sockaddr any;
+  struct sockaddr_in in;
+  struct sockaddr_un un;
+} address;
+static socklen_t address_size;
 
 static double now(void) {
   struct timespec t;
@@ -47,12 +55,54 @@ static void push(struct connection *c) {
   }
 }
 
+static void parse_target(const char *target) {
+  const char *rest = strchr(target, ':');
+
+  if (rest == NULL) {
+    fprintf(stderr, "no target: %s\n", target);
+    exit(2);
+  }
+  rest++;
+  if (strncmp(target, "unix:", 5) == 0) {
+    address.un.sun_family = AF_UNIX;
+    strncpy(address.un.sun_path, rest, sizeof address.un.sun_path - 1);
+    address_size = sizeof address.un;
+    return;
+  }
+  type = strncmp(target, "udp:", 4) == 0 ? SOCK_DGRAM : SOCK_STREAM;
+  churn = strncmp(target, "churn:", 6) == 0;
+  address.in.sin_family = AF_INET;
+  address.in.sin_port = htons(atoi(rest));
+  inet_pton(AF_INET, "127.0.0.1", &address.in.sin_addr);
+  address_size = sizeof address.in;
+}
+
+static void open_connection(struct connection *c) {
+  struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = c};
+  int one = 1;
+
+  c->sent = c->received = 0;
+  c->fd = socket(address.any.sa_family, type, 0);
+  if (c->fd < 0 || connect(c->fd, &address.any, address_size) != 0)
+    die("connect");
+  if (address.any.sa_family == AF_INET && type == SOCK_STREAM)
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  epoll_ctl(set, EPOLL_CTL_ADD, c->fd, &event);
+}
+
+/* Resets the connection: thousands of them in the TIME_WAIT state would use up the ports. */
+static void close_connection(struct connection *c) {
+  struct linger linger = {1, 0};
+
+  setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+  close(c->fd);
+}
+
 int main(int argc, char **argv) {
   static char sink[1 << 20];
   struct epoll_event events[256];
-  struct sockaddr_in address = {.sin_family = AF_INET};
   struct connection *all;
-  int count, set, i, n, one = 1;
+  int count, i, n;
   double seconds, start, end;
   long replies = 0;
 
@@ -73,17 +123,10 @@ int main(int argc, char **argv) {
       die(argv[6]);
     fclose(file);
   }
-  address.sin_port = htons(atoi(argv[1]));
-  inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
+  parse_target(argv[1]);
   set = epoll_create1(0);
-  for (i = 0; i < count; i++) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = &all[i]};
-    all[i].fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(all[i].fd, (struct sockaddr *) &address, sizeof address) != 0)
-      die("connect");
-    setsockopt(all[i].fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    epoll_ctl(set, EPOLL_CTL_ADD, all[i].fd, &event);
-  }
+  for (i = 0; i < count; i++)
+    open_connection(&all[i]);
   start = now();
   end = start + seconds;
   for (i = 0; i < count; i++)
@@ -110,9 +153,15 @@ int main(int argc, char **argv) {
         }
         if (c->received == reply_size) {
           replies++;
+          if (churn) {
+            close_connection(c);
+            open_connection(c);
+          }
           c->received = c->sent = 0;
           if (seconds > 0)
             push(c);
+          if (churn)
+            break;
         }
       }
     }

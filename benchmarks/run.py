@@ -24,13 +24,22 @@ HERE = Path(__file__).resolve().parent
 BASELINE = "uvloop"
 LIMIT = 60  # seconds that anything may take to answer
 
-SCHEDULING = ["call_soon", "call_soon_chain", "sleep0", "timers"]
-ECHO = {
-    f"{kind}_{size}k_c{connections}": (size * 1024, connections)
+# Rows that a worker measures by itself.
+INSIDE = ["call_soon", "call_soon_chain", "sleep0", "timers", "getaddrinfo", "spawn", "child_pipe"]
+
+# Rows of a server with clients: the request's size, the reply's, and the number of connections.
+SERVED = {
+    f"{kind}_{size}k_c{connections}": (size * 1024, size * 1024, connections)
     for kind in ("proto", "buffered", "streams")
     for size in (1, 64)
     for connections in (1, 10, 100)
 }
+SERVED |= {
+    f"{kind}_1k_c{connections}": (1024, 1024, connections)
+    for kind in ("unix", "udp", "sock")
+    for connections in (1, 10, 100)
+}
+SERVED |= {"churn_c10": (64, 64, 10), "sendfile_1m_c10": (64, 1024 * 1024, 10)}
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 IDLE = 10_000
 
@@ -47,7 +56,7 @@ class Worker:
     def __init__(self, loop, row):
         command = [sys.executable, HERE / "worker.py", loop, row]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.port = int(self.process.stdout.readline())
+        self.target = self.process.stdout.readline().strip()
 
     def measure(self):
         self.process.stdin.write("go\n")
@@ -71,22 +80,22 @@ class Worker:
             self.process.wait()
 
 
-def run_load(load, port, connections, seconds, request, reply_size):
+def run_load(load, target, connections, seconds, request, reply_size):
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
         file.flush()
-        command = [load, str(port), str(connections), str(seconds), str(len(request)), str(reply_size), file.name]
+        command = [load, target, str(connections), str(seconds), str(len(request)), str(reply_size), file.name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     if done.returncode != 0:
         raise RuntimeError(f"the client failed: {done.stderr.strip()}")
     return float(done.stdout)
 
 
-def reply_size(port):
+def reply_size(target):
     import http.client
     import socket
 
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as sock:
+    with socket.create_connection(("127.0.0.1", int(target.partition(":")[2])), timeout=LIMIT) as sock:
         sock.sendall(REQUEST)
         received = b""
         while b"\r\n\r\n" not in received or not received.endswith(b"Hello, world!"):
@@ -103,19 +112,19 @@ def measure_rates(row, loops, load, rounds, seconds):
         for loop in loops:
             workers[loop] = Worker(loop, row)
             stack.callback(workers[loop].stop)
-        if row in SCHEDULING:
+        if row in INSIDE:
             measures = {loop: worker.measure for loop, worker in workers.items()}
         else:
             if row.startswith("uvicorn"):
                 request, connections = REQUEST, 50
-                replies = {loop: reply_size(worker.port) for loop, worker in workers.items()}
+                replies = {loop: reply_size(worker.target) for loop, worker in workers.items()}
             else:
-                size, connections = ECHO[row]
+                size, reply, connections = SERVED[row]
                 request = b"x" * size
-                replies = dict.fromkeys(loops, size)
+                replies = dict.fromkeys(loops, reply)
             measures = {
                 loop: lambda worker=worker, loop=loop: run_load(
-                    load, worker.port, connections, seconds, request, replies[loop]
+                    load, worker.target, connections, seconds, request, replies[loop]
                 )
                 for loop, worker in workers.items()
             }
@@ -134,9 +143,9 @@ def measure_memory(row, loops, load):
     for loop in loops:
         worker = Worker(loop, row)
         try:
-            run_load(load, worker.port, 10, 0.1, b"x" * 64, 64)  # what is loaded on first use is not the connections'
+            run_load(load, worker.target, 10, 0.1, b"x" * 64, 64)  # what is loaded on first use is not the connections'
             before = worker.memory()
-            command = [load, str(worker.port), str(IDLE), "0", "64", "64"]
+            command = [load, worker.target, str(IDLE), "0", "64", "64"]
             client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             try:
                 if client.stdout.readline() != "ready\n":
@@ -183,7 +192,7 @@ def main():
     wanted = IDLE + 1000 if hard == resource.RLIM_INFINITY else min(hard, IDLE + 1000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
-    rows = [*SCHEDULING, *ECHO, "uvicorn_plaintext", "memory_proto", "memory_streams"]
+    rows = [*INSIDE, *SERVED, "uvicorn_plaintext", "memory_proto", "memory_streams"]
     rows = [row for row in rows if any(fnmatch.fnmatch(row, pattern) for pattern in arguments.rows)]
     print(
         f"{platform.python_implementation()} {platform.python_version()}, ratios to {baseline}: median (lowest-highest)"

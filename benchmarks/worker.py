@@ -2,13 +2,17 @@
 
     python worker.py LOOP ROW
 
-A server prints its port and serves until standard input ends. A scheduling row waits for a line on standard
-input, runs once, prints operations a second, and waits for the next.
+A server prints where it listens (see load.c) and serves until standard input ends. Another row waits for a line on
+standard input, runs once, prints operations a second, and waits for the next.
 """
 
 import asyncio
 import importlib
+import os
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 
 FACTORIES = {"asyncio": "asyncio:new_event_loop", "uvloop": "uvloop:new_event_loop", "ffloop": "ffloop:new_event_loop"}
@@ -54,15 +58,79 @@ async def plaintext(scope, receive, send):
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 
 
+class DatagramEcho(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data, addr)
+
+
+class FileServer(asyncio.Protocol):
+    """Answers each request of 64 bytes with a file."""
+
+    file = None
+    task = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.task = asyncio.get_running_loop().create_task(self.answer())
+
+    async def answer(self):
+        try:
+            await asyncio.get_running_loop().sendfile(self.transport, self.file)
+        except NotImplementedError:  # uvloop has none
+            self.file.seek(0)
+            self.transport.write(self.file.read())
+        except ConnectionError:
+            pass  # the client leaves in the middle of an exchange
+
+
+async def echo_socket(loop, listening):
+    async def serve(connection):
+        with connection:
+            try:
+                while data := await loop.sock_recv(connection, 65536):
+                    await loop.sock_sendall(connection, data)
+            except ConnectionError:
+                pass  # the client leaves in the middle of an exchange
+
+    tasks = set()
+    while True:
+        connection, _ = await loop.sock_accept(listening)
+        task = loop.create_task(serve(connection))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
 async def start_server(row):
     loop = asyncio.get_running_loop()
-    if row.startswith("streams"):
+    kind = row.partition("_")[0]
+    if kind == "unix":
+        path = os.path.join(tempfile.mkdtemp(), "socket")
+        await loop.create_unix_server(Echo, path, backlog=4096)
+        return f"unix:{path}"
+    if kind == "udp":
+        transport, _ = await loop.create_datagram_endpoint(DatagramEcho, ("127.0.0.1", 0))
+        return f"udp:{transport.get_extra_info('sockname')[1]}"
+    if kind == "sock":
+        listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        listening.setblocking(False)
+        start_server.task = loop.create_task(echo_socket(loop, listening))
+        return f"tcp:{listening.getsockname()[1]}"
+    factory = BufferedEcho if kind == "buffered" else Echo
+    if kind == "sendfile":
+        factory = FileServer
+        FileServer.file = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as it is served
+        FileServer.file.truncate(1024 * 1024)
+    if kind == "streams":
         server = await asyncio.start_server(echo_streams, "127.0.0.1", 0, backlog=4096)
     else:
-        factory = BufferedEcho if row.startswith("buffered") else Echo
         # Ten thousand clients come at once: what does not fit the queue waits a second.
         server = await loop.create_server(factory, "127.0.0.1", 0, backlog=4096)
-    return server.sockets[0].getsockname()[1]
+    return f"{'churn' if kind == 'churn' else 'tcp'}:{server.sockets[0].getsockname()[1]}"
 
 
 async def start_uvicorn():
@@ -72,15 +140,15 @@ async def start_uvicorn():
     config.log_level = "error"
     config.configure_logging()
     server = uvicorn.Server(config)
-    asyncio.get_running_loop().create_task(server.serve())
+    start_uvicorn.task = asyncio.get_running_loop().create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    return server.servers[0].sockets[0].getsockname()[1]
+    return f"tcp:{server.servers[0].sockets[0].getsockname()[1]}"
 
 
 def serve(loop, row):
-    port = loop.run_until_complete(start_uvicorn() if row.startswith("uvicorn") else start_server(row))
-    print(port, flush=True)
+    target = loop.run_until_complete(start_uvicorn() if row.startswith("uvicorn") else start_server(row))
+    print(target, flush=True)
     loop.add_reader(sys.stdin, loop.stop)
     loop.run_forever()
 
@@ -141,17 +209,60 @@ def sleep0(loop, count=30_000):
     return count / (time.perf_counter() - started)
 
 
-SCHEDULING = {"call_soon": call_soon, "call_soon_chain": call_soon_chain, "timers": timers, "sleep0": sleep0}
+def getaddrinfo(loop, count=3000):
+    async def main():
+        for _ in range(count):
+            await loop.getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
+
+    started = time.perf_counter()
+    loop.run_until_complete(main())
+    return count / (time.perf_counter() - started)
+
+
+def spawn(loop, count=100):
+    async def main():
+        for _ in range(count):
+            process = await asyncio.create_subprocess_exec("true")
+            await process.wait()
+
+    started = time.perf_counter()
+    loop.run_until_complete(main())
+    return count / (time.perf_counter() - started)
+
+
+def child_pipe(loop, count=100_000_000):
+    """Bytes a second that a child writes and this side reads."""
+
+    async def main():
+        process = await asyncio.create_subprocess_exec("head", "-c", str(count), "/dev/zero", stdout=subprocess.PIPE)
+        while await process.stdout.read(1 << 18):
+            pass
+        await process.wait()
+
+    started = time.perf_counter()
+    loop.run_until_complete(main())
+    return count / (time.perf_counter() - started)
+
+
+INSIDE = {
+    "call_soon": call_soon,
+    "call_soon_chain": call_soon_chain,
+    "timers": timers,
+    "sleep0": sleep0,
+    "getaddrinfo": getaddrinfo,
+    "spawn": spawn,
+    "child_pipe": child_pipe,
+}
 
 
 def main():
     name, row = sys.argv[1:]
     loop = new_event_loop(name)
     asyncio.set_event_loop(loop)
-    if row in SCHEDULING:
+    if row in INSIDE:
         print(0, flush=True)
         for _ in sys.stdin:
-            print(SCHEDULING[row](loop), flush=True)
+            print(INSIDE[row](loop), flush=True)
     else:
         serve(loop, row)
 

@@ -32,8 +32,15 @@ async def test_the_figures_of_a_loop_count_what_it_does():
     assert later.idle_seconds - before.idle_seconds > 0
     timer.cancel()
     loop.remove_reader(left)
-    assert ffloop.metrics().handles == before.handles
     left.close()
+    right.close()
+    left, right = socket.socketpair()
+    now = ffloop.metrics().handles
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, left)
+    assert ffloop.metrics().handles == now + 1
+    transport.abort()
+    await asyncio.sleep(0)
+    assert ffloop.metrics().handles == now
     right.close()
 
 

@@ -245,3 +245,61 @@ async def test_a_number_that_has_changed_hands_can_be_watched_again():
 async def test_a_descriptor_that_was_never_watched_is_refused_when_its_number_is_none():
     with pytest.raises(ValueError, match="Invalid file descriptor"):
         asyncio.get_running_loop().remove_reader(-1)
+
+
+async def test_waits_and_watches_on_one_socket_do_not_disturb_each_other():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    writable = []
+    loop.add_writer(left, writable.append, None)
+    receiving = asyncio.create_task(loop.sock_recv(left, 10))
+    await asyncio.sleep(0.01)
+    right.send(b"first")
+    assert await receiving == b"first"
+    before = len(writable)
+    await asyncio.sleep(0.01)
+    assert len(writable) > before
+    assert loop.remove_writer(left)
+    assert not loop.remove_reader(left)
+    filling = asyncio.create_task(loop.sock_sendall(left, b"x" * 1_000_000))
+    receiving = asyncio.create_task(loop.sock_recv(left, 10))
+    await asyncio.sleep(0.01)
+    right.send(b"second")
+    assert await receiving == b"second"
+    received = 0
+    while received < 1_000_000:
+        received += len(await loop.sock_recv(right, 1 << 20))
+    await filling
+    left.close()
+    right.close()
+
+
+# stdlib asyncio takes the newcomer's reader away.
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_wait_cancelled_after_it_was_over_leaves_the_next_one_alone():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    receiving = asyncio.create_task(loop.sock_recv(left, 10))
+    await asyncio.sleep(0.01)
+    got = []
+
+    def readable():
+        got.append(left.recv(10))
+
+    right.send(b"x")
+    while not receiving.done():
+        # In the turn between the wake-up and the task's next step.
+        if receiving._fut_waiter is not None and receiving._fut_waiter.done():
+            loop.add_reader(left, readable)
+            receiving.cancel()
+        await asyncio.sleep(0)
+    assert receiving.cancelled()
+    await asyncio.sleep(0.01)
+    assert got == [b"x"]
+    assert loop.remove_reader(left)
+    left.close()
+    right.close()

@@ -25,7 +25,7 @@ class Metrics:
     idle_seconds: float
     """How long it has waited for events, since `metrics()` was first called for it."""
     handles: int
-    """How many of libuv's handles are open: connections, watched descriptors, children."""
+    """How many handles are open: connections, children, descriptors that are watched or were and may be again."""
     ready: int
     """How many callbacks are to run in this turn or the next."""
     scheduled: int

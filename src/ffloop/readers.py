@@ -13,13 +13,25 @@ from . import uv
 from .core import Core
 
 
-class Watch:
-    """Who waits for one descriptor."""
+class Once(asyncio.Handle):
+    """A handle that waits for its descriptor to be ready a single time."""
 
-    __slots__ = ("_loop", "fd", "fileobj", "poll", "reader", "writer")
+    __slots__ = ()
+
+
+class Watch:
+    """Who waits for one descriptor.
+
+    While nobody does, it is kept for the next one who will: setting it up costs more than all the rest. What it is
+    kept for is a number, which may stand for another file by then.
+    """
+
+    __slots__ = ("_loop", "_once", "fd", "fileobj", "poll", "reader", "silent", "writer")
 
     def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
         self._loop = loop
+        self._once = False  # all who wait do so for a single time
+        self.silent = True  # no record of the batch under way can be for it
         self.fileobj = fileobj
         self.fd = fd
         self.poll = uv.Poll(loop._uv, fd)
@@ -36,23 +48,52 @@ class Watch:
 
     def update(self) -> None:
         """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
-        events = (uv.READABLE if self.reader is not None else 0) | (uv.WRITABLE if self.writer is not None else 0)
-        self.poll.start(events, self._on_ready)
+        reader, writer = self.reader, self.writer
+        self.silent = False
+        if reader is None and writer is None:
+            self.fileobj = None
+            self.poll.stop()
+            return
+        self._once = (reader is None or type(reader) is Once) and (writer is None or type(writer) is Once)
+        events = (uv.READABLE if reader is not None else 0) | (uv.WRITABLE if writer is not None else 0)
+        self.poll.start(events | uv.ONCE if self._once else events, self._on_ready)
 
     def _on_ready(self, status: int, events: int) -> None:
-        reader, writer = self.reader, self.writer
-        if events & uv.READABLE and reader is not None:
+        reader = self.reader if events & uv.READABLE else None
+        writer = self.writer if events & uv.WRITABLE else None
+        if self._once:
+            self.silent = True
+            self._on_ready_once(reader, writer)
+            return
+        if reader is not None:
             if reader.cancelled():
                 self._loop._remove_reader(self.fd)
             else:
                 reader._run()
+                if type(reader) is Once and self.reader is reader:
+                    self._loop._remove_reader(self.fd)
         # Unless the reader has removed it meanwhile, as it can where both wait in the ready queue.
-        if events & uv.WRITABLE and writer is not None and not self.poll.closed:
-            if writer.cancelled():
-                if self.writer is writer:
-                    self._loop._remove_writer(self.fd)
-            else:
-                writer._run()
+        if writer is not None and not writer.cancelled() and not self.poll.closed:
+            writer._run()
+            if type(writer) is Once and self.writer is writer:
+                self._loop._remove_writer(self.fd)
+        elif writer is not None and self.writer is writer:
+            self._loop._remove_writer(self.fd)
+
+    def _on_ready_once(self, reader: asyncio.Handle | None, writer: asyncio.Handle | None) -> None:
+        """The kernel watches no more: whoever has not been served yet needs a new start."""
+        if reader is not None:
+            self.reader = None
+        if writer is not None:
+            self.writer = None
+        if self.reader is not None or self.writer is not None:
+            self._loop._start(self)
+        else:
+            self.fileobj = None
+        for handle in reader, writer:
+            if handle is not None and not handle.cancelled():
+                handle._run()
+                handle.cancel()  # whoever made it need not remove it
 
 
 class Readers(Core):
@@ -100,8 +141,13 @@ class Readers(Core):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
     def _add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return self._set_reader(fd, asyncio.Handle(callback, args, self, None))
+
+    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        return self._set_writer(fd, asyncio.Handle(callback, args, self, None))
+
+    def _set_reader(self, fd: Any, handle: asyncio.Handle) -> asyncio.Handle:
         self._check_closed()
-        handle = asyncio.Handle(callback, args, self, None)
         watch = self._watch(fd)
         replaced, watch.reader = watch.reader, handle
         self._start(watch)
@@ -109,9 +155,8 @@ class Readers(Core):
             replaced.cancel()
         return handle
 
-    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+    def _set_writer(self, fd: Any, handle: asyncio.Handle) -> asyncio.Handle:
         self._check_closed()
-        handle = asyncio.Handle(callback, args, self, None)
         watch = self._watch(fd)
         replaced, watch.writer = watch.writer, handle
         self._start(watch)
@@ -135,6 +180,8 @@ class Readers(Core):
 
     def _selector_key(self, fd: int) -> selectors.SelectorKey:
         watch = self._watches[fd]
+        if watch.reader is None and watch.writer is None:
+            raise KeyError(fd)
         events = (selectors.EVENT_READ if watch.reader else 0) | (selectors.EVENT_WRITE if watch.writer else 0)
         return selectors.SelectorKey(watch.fileobj, fd, events, (watch.reader, watch.writer))
 
@@ -146,8 +193,10 @@ class Readers(Core):
         if watch is None:
             watch = self._watches[fd] = Watch(self, fileobj, fd)
         else:
-            # What the batch under way still has to say was meant for those who waited before.
-            watch.renew()
+            watch.fileobj = fileobj
+            if not watch.silent and self._uv.dispatching:
+                # What the batch under way still has to say was meant for those who waited before.
+                watch.renew()
         return watch
 
     def _find(self, fileobj: Any) -> Watch | None:
@@ -171,16 +220,13 @@ class Readers(Core):
             raise
 
     def _removed(self, watch: Watch, handle: asyncio.Handle | None) -> bool:
-        if watch.reader is None and watch.writer is None:
-            self._forget(watch)
-        elif handle is not None:
-            try:
-                watch.update()
-            except OSError:
-                self._forget(watch)
         if handle is None:
             return False
         handle.cancel()
+        try:
+            watch.update()
+        except OSError:
+            self._forget(watch)
         return True
 
     def _forget(self, watch: Watch) -> None:

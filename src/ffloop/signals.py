@@ -174,7 +174,8 @@ class Signals(Readers):
         if found != pair[1].fileno():
             signal.set_wakeup_fd(found)
         self._wakeup_before = None
-        self._remove_reader(pair[0].fileno())
+        if not self._uv.closed:
+            self._remove_reader(pair[0].fileno())
         for end in pair:
             end.close()
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .readers import Readers
+from .readers import Once, Readers
 
 try:
     import ssl
@@ -106,24 +106,28 @@ class Sockets(Readers):
                 await self._readable(sock)
 
     async def _readable(self, sock: socket.socket) -> None:
-        await self._wait(sock, self._add_reader, self._remove_reader)
+        await self._wait(sock, self._set_reader, self._remove_reader)
 
     async def _writable(self, sock: socket.socket) -> None:
-        await self._wait(sock, self._add_writer, self._remove_writer)
+        await self._wait(sock, self._set_writer, self._remove_writer)
 
     async def _wait(
-        self, sock: socket.socket, add: Callable[..., asyncio.Handle], remove: Callable[[int], bool]
+        self,
+        sock: socket.socket,
+        add: Callable[[int, asyncio.Handle], asyncio.Handle],
+        remove: Callable[[int], bool],
     ) -> None:
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        future = self.create_future()
-        handle = add(fd, _wake, future)
+        future: asyncio.Future[None] = self.create_future()
+        handle = add(fd, Once(_wake, (future,), self))
         try:
             await future
-        finally:
-            # Cancelled: someone else waits on this descriptor now.
+        except BaseException:
+            # Cancelled itself: someone else waits on this descriptor now.
             if not handle.cancelled():
                 remove(fd)
+            raise
 
 
 def check_ssl_socket(sock: Any) -> None:

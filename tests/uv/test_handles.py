@@ -512,6 +512,21 @@ def test_a_number_that_cannot_be_a_descriptor_is_refused(loop, number):
             kind(loop, number)
 
 
+def test_watching_once_reports_once_until_it_is_begun_again(loop):
+    left, right = socket.socketpair()
+    poll = uv.Poll(loop, left.fileno())
+    told = []
+    right.send(b"x")
+    for expected in 1, 2:
+        poll.start(uv.READABLE | uv.WRITABLE | uv.ONCE, lambda status, events: told.append(events))
+        run_until(loop, lambda expected=expected: len(told) == expected)
+        assert loop.poll(0.01) == 0
+        assert told == [uv.READABLE | uv.WRITABLE] * expected
+    poll.close()
+    left.close()
+    right.close()
+
+
 def test_watching_for_nothing_is_stopping(loop):
     left, right = socket.socketpair()
     poll = uv.Poll(loop, left.fileno())

@@ -29,7 +29,7 @@ enum {
   FFLOOP_KIND_BITS = 4 /* how many bits of a record's key tell its kind */
 };
 
-enum { FFLOOP_READABLE = 1, FFLOOP_WRITABLE = 2 };
+enum { FFLOOP_READABLE = 1, FFLOOP_WRITABLE = 2, FFLOOP_ONCE = 4 };
 enum { FFLOOP_RENAMED = 1, FFLOOP_CHANGED = 2 };
 
 /* One completion. The key is the token of the handle or request, shifted by FFLOOP_KIND_BITS, and the

@@ -94,13 +94,15 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
   return poll;
 }
 
+/* With FFLOOP_ONCE among the events a single record comes, until the next start. */
 int ffloop_poll_start(ffloop_poll *poll, int events) {
   struct epoll_event event;
   int operation = poll->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
-  if (events == 0)
+  if (!(events & (FFLOOP_READABLE | FFLOOP_WRITABLE)))
     return ffloop_poll_stop(poll);
-  event.events = (events & FFLOOP_READABLE ? EPOLLIN : 0) | (events & FFLOOP_WRITABLE ? EPOLLOUT : 0);
+  event.events = (events & FFLOOP_READABLE ? EPOLLIN : 0) | (events & FFLOOP_WRITABLE ? EPOLLOUT : 0) |
+                 (events & FFLOOP_ONCE ? EPOLLONESHOT : 0);
   event.data.u64 = (uint64_t) poll->token;
   if (epoll_ctl(poll->loop->poll_set, operation, poll->fd, &event) != 0) {
     /* The number may have changed hands since it was last registered: the kernel drops a closed file. */
@@ -129,7 +131,7 @@ int ffloop_poll_fork(ffloop_poll *poll) {
   int events = poll->events;
 
   poll->events = 0;
-  return ffloop_poll_start(poll, events);
+  return events ? ffloop_poll_start(poll, events) : 0;
 }
 
 void ffloop_poll_close(ffloop_poll *poll) {
@@ -146,6 +148,7 @@ void ffloop_poll_close(ffloop_poll *poll) {
 
 struct ffloop_poll {
   uv_poll_t uv;
+  int once;
 };
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
@@ -153,23 +156,27 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
 
   if (status < 0)
     mask = FFLOOP_READABLE | FFLOOP_WRITABLE;
+  if (((ffloop_poll *) poll)->once)
+    uv_poll_stop(poll);
   ffloop_append(FFLOOP_OF(poll), FFLOOP_TOKEN(poll), FFLOOP_POLL, 0, mask);
 }
 
 ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
-  uv_handle_t *poll = ffloop_handle_new(loop, UV_POLL, token);
+  ffloop_poll *poll = calloc(1, sizeof *poll);
 
   if (poll == NULL) {
     *error = UV_ENOMEM;
     return NULL;
   }
+  poll->uv.data = (void *) (intptr_t) token;
+  loop->open_handles++;
 #ifdef _WIN32
-  *error = uv_poll_init_socket(&loop->uv, (uv_poll_t *) poll, (uv_os_sock_t) fd);
+  *error = uv_poll_init_socket(&loop->uv, &poll->uv, (uv_os_sock_t) fd);
 #else
   {
     /* uv_poll_init makes the descriptor non-blocking; it is somebody else's, so put it back. */
     int flags = fcntl((int) fd, F_GETFL);
-    *error = uv_poll_init(&loop->uv, (uv_poll_t *) poll, (int) fd);
+    *error = uv_poll_init(&loop->uv, &poll->uv, (int) fd);
     if (*error == 0 && flags != -1 && !(flags & O_NONBLOCK))
       fcntl((int) fd, F_SETFL, flags);
   }
@@ -179,10 +186,11 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
     free(poll);
     return NULL;
   }
-  return (ffloop_poll *) poll;
+  return poll;
 }
 
 int ffloop_poll_start(ffloop_poll *poll, int events) {
+  poll->once = events & FFLOOP_ONCE;
   return uv_poll_start(&poll->uv,
                        (events & FFLOOP_READABLE ? UV_READABLE : 0) | (events & FFLOOP_WRITABLE ? UV_WRITABLE : 0),
                        on_poll);

@@ -16,7 +16,7 @@ from .errors import EOF, gai_error, os_error
 from .fs_event import CHANGED, RENAMED, FsEvent
 from .handle import Handle
 from .loop import Loop, Metrics, libuv_is_system, version
-from .poll import READABLE, WRITABLE, Poll
+from .poll import ONCE, READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
 from .tcp import Tcp
@@ -26,6 +26,7 @@ __all__ = [
     "CAN_WATCH",
     "CHANGED",
     "EOF",
+    "ONCE",
     "READABLE",
     "RENAMED",
     "WRITABLE",

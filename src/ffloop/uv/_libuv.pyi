@@ -17,6 +17,7 @@ class _Lib:
     FFLOOP_CHANGED: int
     FFLOOP_READABLE: int
     FFLOOP_WRITABLE: int
+    FFLOOP_ONCE: int
     FFLOOP_EOF: int
     FFLOOP_SYSTEM_LIBUV: int
 

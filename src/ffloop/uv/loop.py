@@ -142,6 +142,11 @@ class Loop:
         """Whether `close()` was called."""
         return self._c is None
 
+    @property
+    def dispatching(self) -> bool:
+        """Whether records of the last poll are still to be handed out."""
+        return self._batch is not None
+
     def poll(self, timeout: float | None) -> int:
         """Flush what was written, run libuv once, and return how many records there are to dispatch.
 

@@ -9,6 +9,7 @@ from .loop import Loop
 
 READABLE: int = lib.FFLOOP_READABLE
 WRITABLE: int = lib.FFLOOP_WRITABLE
+ONCE: int = lib.FFLOOP_ONCE
 
 
 class Poll(Handle):
@@ -23,9 +24,9 @@ class Poll(Handle):
     def start(self, events: int, callback: Callable[[int, int], object]) -> None:
         """Watch for `events` (READABLE and WRITABLE, or'ed), in place of those watched before.
 
-        callback: called with 0 and what is ready, each turn for as long as it is ready. An error or a
-        hang-up is reported as both. Raises the `OSError` of the system: a descriptor that is closed or
-        cannot be watched (a regular file) is refused here.
+        callback: called with 0 and what is ready, each turn for as long as it is ready; with ONCE among the events a
+        single time. An error or a hang-up is reported as both. Raises the `OSError` of the system: a descriptor that is
+        closed or cannot be watched (a regular file) is refused here.
         """
         check(lib.ffloop_poll_start(self._pointer(), events))
         self._listen(lib.FFLOOP_POLL, callback)
