@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """core monitoring readers sockets resolver signals borrowed pipes subprocesses transports sendfile servers
+ORDER = """core monitoring readers sockets resolver signals pipes subprocesses transports datagrams sendfile servers
     connections unix loop runners""".split()
 
 

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from .borrowed import BorrowedTransports
+from .datagrams import Datagrams
 from .sendfile import Sendfile
 from .signals import Signals
 from .unix import UnixSockets
@@ -15,7 +15,7 @@ else:
     from .readers import Readers as Subprocesses
 
 
-class Loop(UnixSockets, Sendfile, BorrowedTransports, Subprocesses, Signals):
+class Loop(UnixSockets, Sendfile, Datagrams, Subprocesses, Signals):
     """An asyncio event loop on libuv: https://docs.python.org/3/library/asyncio-eventloop.html.
 
     It is an `asyncio.BaseEventLoop`, and does what that class documents. Futures and tasks are asyncio's own.

@@ -46,13 +46,13 @@ PORTION = 256 * 1024
 
 
 class BorrowedSocket(socket.socket):
-    """A socket object for a descriptor that a stream owns: closing it only lets go of the descriptor.
+    """A socket object for a descriptor that a transport owns: closing it only lets go of the descriptor.
 
     Whoever asks for the number, or shuts the connection down, is about to go past the transport: what was
     written to that goes first.
     """
 
-    _transport: "weakref.ref[StreamTransport] | None" = None
+    _transport: "weakref.ref[Any] | None" = None
 
     def _flush(self) -> None:
         transport = self._transport() if self._transport is not None else None

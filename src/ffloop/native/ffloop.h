@@ -24,7 +24,7 @@ enum {
   FFLOOP_ASYNC = 4,
   FFLOOP_GETADDRINFO = 5, /* status: 0 or an error; payload: the list, for ffloop_addrinfo_next */
   FFLOOP_GETNAMEINFO = 6, /* status: 0 or an error; payload: a ffloop_name, for ffloop_name_free */
-  /* 7 is FFLOOP_UDP */
+  FFLOOP_DATAGRAM = 7, /* status: bytes received, or an error; payload: their offset in the region, and the sender's */
   FFLOOP_FS_EVENT = 8, /* status: FFLOOP_RENAMED and FFLOOP_CHANGED, or'ed, or an error; payload: for ffloop_fs_event_name */
   FFLOOP_KIND_BITS = 4 /* how many bits of a record's key tell its kind */
 };
@@ -49,6 +49,7 @@ const char *uv_version_string(void);
 const char *uv_strerror(int err);
 const char *uv_err_name(int err);
 extern const int FFLOOP_EOF;
+extern const int FFLOOP_EAGAIN;
 extern const int FFLOOP_SYSTEM_LIBUV;
 
 /* queue.c */
@@ -86,6 +87,27 @@ int ffloop_write(uv_handle_t *stream, const char *base, size_t offset, size_t le
 size_t ffloop_write_queue_size(uv_handle_t *stream);
 int ffloop_shutdown(uv_handle_t *stream);
 int64_t ffloop_fileno(uv_handle_t *handle);
+
+/* udp.c */
+
+/* Who sent a datagram, or is to get one. */
+typedef struct {
+  uint16_t family;
+  uint16_t port;
+  uint32_t flowinfo;
+  uint32_t scope_id;
+  unsigned char host[16]; /* as on the wire; of IPv4 the first four bytes */
+} ffloop_peer;
+
+enum {
+  FFLOOP_PEERS = 1024,   /* how many senders a turn has room for, behind the region */
+  FFLOOP_PEER_SHIFT = 32 /* where in a payload the offset of the sender begins */
+};
+
+uv_handle_t *ffloop_udp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
+int ffloop_udp_recv_start(uv_handle_t *udp, int only_watch);
+int ffloop_udp_recv_stop(uv_handle_t *udp);
+int64_t ffloop_udp_try_send(uv_handle_t *udp, const char *data, const char *lengths, const char *peers, int count);
 
 /* poll.c */
 ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
@@ -139,7 +161,11 @@ struct ffloop_loop {
   char *region;           /* what was received in the current batch, contiguous */
   size_t region_used;
   size_t region_size;
-  const uv_handle_t *last_read; /* the stream that was read last in this turn; compared, never followed */
+  const uv_handle_t *last_read; /* what was read last in this turn; compared, never followed */
+  size_t peers;           /* senders noted behind the region in the current batch */
+  size_t offered;         /* of last_read, where it receives datagrams: how many were asked for, */
+  size_t taken;           /* how many of those came, */
+  size_t taken_in_turn;   /* and how many came altogether */
   int open_handles;       /* handles that Python opened and whose close callback has not run */
   int polling;            /* a thread is inside uv_run */
   int woken;              /* ffloop_wake has ended this poll */
@@ -173,8 +199,8 @@ static inline void ffloop_use_region(ffloop_loop *loop, size_t size) {
   loop->region_used = (loop->region_used + size + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
 }
 
-/* Makes room for one more record. Returns 0 when memory is out. */
-int ffloop_reserve(ffloop_loop *loop);
+/* Makes room for so many more records. Returns 0 when memory is out. */
+int ffloop_reserve(ffloop_loop *loop, size_t more);
 
 /* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */
 void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload);
@@ -183,6 +209,10 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
 /* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */
 int ffloop_poll_set_fork(ffloop_loop *loop);
 #endif
+
+/* Whether the handle's descriptor is still open. libuv aborts when it comes to watch one that somebody has closed behind
+ * its back. Returns 0 or an error. */
+int ffloop_check_open(const uv_handle_t *handle);
 
 /* A zeroed libuv handle of `type`, carrying `token`. Owned by C: ffloop_handle_close frees it. */
 uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token);

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 #ifndef _WIN32
+#include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -37,6 +39,20 @@ void ffloop_handle_close(uv_handle_t *handle) {
     close(fd);
 #else
   uv_close(handle, on_close);
+#endif
+}
+
+int ffloop_check_open(const uv_handle_t *handle) {
+#ifndef _WIN32
+  uv_os_fd_t fd;
+  int status = uv_fileno(handle, &fd);
+
+  if (status == 0 && fcntl(fd, F_GETFD) == -1)
+    status = uv_translate_sys_error(errno);
+  return status;
+#else
+  (void) handle;
+  return 0;
 #endif
 }
 

@@ -1,6 +1,6 @@
 /* The completion queue: one libuv loop, the records that its callbacks append, and the region that
  * received bytes land in. What lives here runs once a turn. What a single kind of handle needs does not:
- * see handles.c, stream.c, poll.c and resolve.c.
+ * see handles.c, stream.c, udp.c, poll.c and resolve.c.
  */
 #include "ffloop.h"
 
@@ -13,6 +13,7 @@
 #endif
 
 const int FFLOOP_EOF = UV_EOF;
+const int FFLOOP_EAGAIN = UV_EAGAIN;
 #ifdef FFLOOP_USES_SYSTEM_LIBUV
 const int FFLOOP_SYSTEM_LIBUV = 1;
 #else
@@ -64,7 +65,7 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
   loop->poll_set = -1;
 #endif
   loop->records = malloc(FIRST_RECORDS * sizeof *loop->records);
-  loop->region_memory = malloc(region_size + FFLOOP_ALIGNMENT);
+  loop->region_memory = malloc(region_size + FFLOOP_PEERS * sizeof(ffloop_peer) + FFLOOP_ALIGNMENT);
   if (loop->records == NULL || loop->region_memory == NULL)
     goto free_memory;
   loop->region = loop->region_memory + FFLOOP_ALIGNMENT - (uintptr_t) loop->region_memory % FFLOOP_ALIGNMENT;
@@ -163,6 +164,7 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   loop->count = 0;
   loop->region_used = 0;
   loop->last_read = NULL;
+  loop->peers = 0;
   loop->woken = 0;
   loop->polling = 1;
   if (timeout_ns > 0) {
@@ -256,11 +258,12 @@ int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out) {
 #endif
 }
 
-int ffloop_reserve(ffloop_loop *loop) {
+int ffloop_reserve(ffloop_loop *loop, size_t more) {
   ffloop_record *grown;
 
-  if (loop->count < loop->capacity)
+  if (loop->count + more <= loop->capacity)
     return 1;
+  /* Twice as many is enough: nobody asks for more at once than there were at first. */
   grown = realloc(loop->records, 2 * loop->capacity * sizeof *grown);
   if (grown == NULL)
     return 0;
@@ -272,7 +275,7 @@ int ffloop_reserve(ffloop_loop *loop) {
 void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload) {
   ffloop_record *record;
 
-  if (!ffloop_reserve(loop)) {
+  if (!ffloop_reserve(loop, 1)) {
     loop->failed = 1;
     return;
   }

@@ -17,7 +17,7 @@
 static void on_getaddrinfo(uv_getaddrinfo_t *req, int status, struct addrinfo *list) {
   ffloop_loop *loop = req->loop->data;
 
-  if (loop->closed || !ffloop_reserve(loop)) {
+  if (loop->closed || !ffloop_reserve(loop, 1)) {
     /* Nobody will read the record: the loop was closed while a thread was looking the name up. */
     uv_freeaddrinfo(list);
     loop->failed = 1;
@@ -80,7 +80,7 @@ static void on_getnameinfo(uv_getnameinfo_t *req, int status, const char *host, 
   ffloop_loop *loop = req->loop->data;
   ffloop_name *name = NULL;
 
-  if (loop->closed || !ffloop_reserve(loop)) {
+  if (loop->closed || !ffloop_reserve(loop, 1)) {
     loop->failed = 1;
     free(req);
     return;

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #ifndef _WIN32
-#include <fcntl.h>
 #include <sys/socket.h>
 #endif
 
@@ -54,7 +53,7 @@ static void on_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {
 
   (void) suggested;
   /* One read a turn: libuv would go on with a stream that fills its buffer, and the others would wait. */
-  if (room < READ_MIN || loop->last_read == stream || !ffloop_reserve(loop)) {
+  if (room < READ_MIN || loop->last_read == stream || !ffloop_reserve(loop, 1)) {
     /* libuv reports UV_ENOBUFS and keeps watching: the bytes stay in the kernel for the next turn. */
     *buf = uv_buf_init(NULL, 0);
     return;
@@ -74,21 +73,6 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
   (void) buf;
 }
 
-/* libuv aborts when it comes to watch a descriptor that somebody has closed behind its back. */
-static int check_open(uv_handle_t *stream) {
-#ifndef _WIN32
-  uv_os_fd_t fd;
-  int status = uv_fileno(stream, &fd);
-
-  if (status == 0 && fcntl(fd, F_GETFD) == -1)
-    status = uv_translate_sys_error(errno);
-  return status;
-#else
-  (void) stream;
-  return 0;
-#endif
-}
-
 /* Reads nothing: libuv reports UV_ENOBUFS and keeps watching. */
 static void on_alloc_none(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {
   (void) stream;
@@ -104,7 +88,7 @@ static void on_readable(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf)
 /* Reads into the region. With `only_watch` the bytes stay in the kernel, and a record whose status is 0 comes in every
  * turn in which there are some. May change its mind while reading. */
 int ffloop_read_start(uv_handle_t *stream, int only_watch) {
-  int status = check_open(stream);
+  int status = ffloop_check_open(stream);
 
   if (status != 0)
     return status;
@@ -144,7 +128,7 @@ int ffloop_write(uv_handle_t *stream, const char *base, size_t offset, size_t le
   uv_write_t *req;
   int status;
 
-  status = check_open(stream);
+  status = ffloop_check_open(stream);
   if (status != 0)
     return status;
   req = malloc(sizeof *req);

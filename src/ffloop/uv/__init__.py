@@ -12,7 +12,7 @@ Names are libuv's own. Only the modules of this package touch the CFFI module.
 """
 
 from .async_ import Async
-from .errors import EOF, gai_error, os_error
+from .errors import EAGAIN, EOF, gai_error, os_error
 from .fs_event import CHANGED, RENAMED, FsEvent
 from .handle import Handle
 from .loop import Loop, Metrics, libuv_is_system, version
@@ -21,12 +21,16 @@ from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
 from .tcp import Tcp
 from .timer import Timer
+from .udp import PEER_SHIFT, PEER_SIZE, Peers, Udp
 
 __all__ = [
     "CAN_WATCH",
     "CHANGED",
+    "EAGAIN",
     "EOF",
     "ONCE",
+    "PEER_SHIFT",
+    "PEER_SIZE",
     "READABLE",
     "RENAMED",
     "WRITABLE",
@@ -36,10 +40,12 @@ __all__ = [
     "Handle",
     "Loop",
     "Metrics",
+    "Peers",
     "Poll",
     "Stream",
     "Tcp",
     "Timer",
+    "Udp",
     "gai_error",
     "getaddrinfo",
     "getnameinfo",

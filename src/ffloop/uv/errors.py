@@ -9,6 +9,9 @@ from ._libuv import ffi, lib
 EOF: int = lib.FFLOOP_EOF
 """The status of the read that meets the end of a stream."""
 
+EAGAIN: int = lib.FFLOOP_EAGAIN
+"""The status of a call that would have to wait."""
+
 
 def os_error(status: int, filename: str | None = None) -> OSError:
     """Return the exception for a negative `status` of libuv's.

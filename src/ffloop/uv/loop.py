@@ -29,6 +29,9 @@ LONGEST = 1e8
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
 
+PEERS_SIZE: int = lib.FFLOOP_PEERS * ffi.sizeof("ffloop_peer")
+"""Bytes behind the region, for who sent the datagrams in it."""
+
 _run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
 
 _unfinished: list[Any] = []
@@ -118,7 +121,7 @@ class Loop:
         """Who gets what a callback raises, instead of the caller of `dispatch`."""
         self.in_flight: dict[int, Any] = {}
         """Memory that libuv still reads, by the token of the stream that writes it."""
-        self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE)
+        self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE + PEERS_SIZE)
         """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
         self._batch: Iterator[tuple[int, int, int]] | None = None
         self._map_records(256)
