@@ -118,7 +118,8 @@ async def closed(*transports):
 
 async def test_a_transport_is_an_asyncio_datagram_transport_whose_methods_can_be_replaced():
     transport, protocol = await endpoint()
-    assert isinstance(transport, asyncio.DatagramTransport)
+    if sys.version_info >= (3, 12):  # asyncio's is none before
+        assert isinstance(transport, asyncio.DatagramTransport)
     sent = []
     transport.sendto = lambda data, addr=None: sent.append(data)
     transport.sendto(b"x")
@@ -316,6 +317,54 @@ async def test_a_connected_socket_that_was_given_is_connected(no_leaks):
         transport.sendto(b"2", ("127.0.0.1", 1))  # asyncio does not look at it
         await asyncio.sleep(0)
         assert (peer.recv(10), peer.recv(10)) == (b"1", b"2")
+        await closed(transport)
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "forgotten"])
+async def test_a_socket_that_was_given_stays_usable_until_the_transport_is_closed(end, no_leaks):
+    sock = plain()
+    transport, protocol = await endpoint(sock=sock)
+    assert sock.gettimeout() == 0
+    assert sock.getsockname() == transport.get_extra_info("sockname")
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 7)
+    assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 7
+    with plain() as peer:
+        transport.sendto(b"x", peer.getsockname())
+        await asyncio.sleep(0)
+        assert peer.recvfrom(10) == (b"x", sock.getsockname())
+        peer.sendto(b"answer", sock.getsockname())
+        await until(lambda: protocol.received)
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        asyncio.get_running_loop().add_reader(sock, print)
+    name = sock.getsockname()
+    if end == "forgotten":
+        transport.pause_reading()
+        del protocol.transport
+        with pytest.warns(ResourceWarning):
+            del transport
+            gc.collect()
+    else:
+        getattr(transport, end)()
+        assert sock.fileno() > 0
+        await protocol.lost
+        await asyncio.sleep(0)
+    assert sock.fileno() == -1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as next_owner:
+        next_owner.bind(name)
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_given_socket_that_is_closed_by_somebody_else_spoils_nothing(no_leaks):
+    # asyncio's transport would use whatever gets the number next.
+    sock = plain()
+    transport, protocol = await endpoint(sock=sock)
+    sock.close()
+    with plain() as peer:
+        transport.sendto(b"x", peer.getsockname())
+        await asyncio.sleep(0)
+        assert peer.recv(10) == b"x"
+        peer.sendto(b"answer", transport.get_extra_info("sockname"))
+        await until(lambda: protocol.received)
         await closed(transport)
 
 
@@ -626,6 +675,20 @@ async def test_a_queued_datagram_counts_eight_bytes_more_than_it_has(tmp_path):
     assert transport.get_write_buffer_size() == size + 11 + 8
     transport.abort()
     await transport.get_protocol().lost
+    peer.close()
+
+
+async def test_datagrams_of_all_sizes_wait_for_a_full_peer_together(tmp_path):
+    transport, protocol, peer, count = await full_unix_pair(tmp_path)
+    sent = [b"%d" % number for number in range(count)]
+    for size in (1, 100_000, 5, 5, 150_000, 65_536, 65_537, 3, 0 if sys.version_info >= (3, 13) else 1):
+        transport.sendto(b"x" * size)
+        sent.append(b"x" * size)
+    received = []
+    await until(lambda: received.extend(drain(peer)) or len(received) >= len(sent))
+    assert received == sent
+    assert not protocol.errors
+    await closed(transport)
     peer.close()
 
 

@@ -6,7 +6,8 @@ As with streams (transports.py), three things differ from a selector transport i
   queued datagrams sends them first. Only what libuv can send together is queued at all: a host that must be looked up,
   a Unix path, a datagram larger than any can be, goes to the socket at once, and what is wrong with it shows at once.
 * Received datagrams come as records of a batch, of which each is told what the one before has changed.
-* libuv owns the descriptor. The socket object that sends, and that users see, only borrows it.
+* libuv owns the descriptor. The socket object that sends, and that users see, only borrows it. A socket that was given
+  stays usable: libuv gets a descriptor of its own for it, and both are closed together.
 """
 
 import asyncio
@@ -96,10 +97,11 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         address: Any = None,
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
+        given: socket.socket | None = None,
     ) -> None:
         """Take over `udp`; the protocol's `connection_made` is called soon, then receiving starts.
 
-        address: the only one that `sendto` is to accept; None for no such limit.
+        address: the only one that `sendto` is to accept; None for no such limit. given: is closed with the transport.
         """
         # Whether the kernel is waited for; else the buffer is what this turn has queued.
         self._blocked = False
@@ -107,6 +109,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._size = 0
         super().__init__(extra, loop)
         self._udp = udp
+        self._given = given
         self._socket = DatagramSocket(fileno=udp.fileno())
         self._socket.settimeout(0)
         self._socket._transport = weakref.ref(self)
@@ -307,7 +310,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             return
         buffer = self._buffer
         while buffer and not self._blocked:
-            if len(buffer) == 1 or buffer[0][2] is None:
+            if len(buffer) == 1 or not _can_go_together(buffer[0]):
                 data, addr, _ = self._pop()
                 self._send_now(data, addr, soon=True)
             else:
@@ -494,6 +497,8 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         finally:
             self._stop_waiting()
             self._udp.close()
+            if self._given is not None:
+                self._given.close()
             self._protocol = None
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
@@ -524,6 +529,8 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         if getattr(self, "_protocol", None) is None:
             return  # connection_lost() was called, or nothing was ever there
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
+        if self._given is not None:
+            self._given.close()
         thread = self._loop._thread_id
         if thread is None or thread == threading.get_ident():
             self._udp.close()
@@ -599,7 +606,7 @@ class Datagrams(Readers):
         sock.setblocking(False)
         protocol = protocol_factory()
         waiter = self.create_future()
-        transport = self._make_datagram_transport(sock, protocol, None, waiter)
+        transport = self._make_datagram_transport(sock, protocol, None, waiter, keep=True)
         if self._debug:
             logger.debug("Datagram endpoint created: (%r, %r)", transport, protocol)
         try:
@@ -616,19 +623,31 @@ class Datagrams(Readers):
         address: Any = None,
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
+        *,
+        keep: bool = False,
     ) -> DatagramTransport:
         """Return a transport that owns the descriptor of `sock`, which is detached.
 
+        keep: `sock` stays open until the transport is closed; the transport then has a descriptor of its own.
         Raises `OSError`; then `sock` is as it was.
         """
-        udp = uv.Udp(self._uv, sock.fileno())
-        sock.detach()
+        fd = socket.dup(sock.fileno()) if keep else sock.fileno()
         try:
-            transport = DatagramTransport(self, udp, protocol, address, waiter, extra)
+            udp = uv.Udp(self._uv, fd)
+        except BaseException:
+            if keep:
+                socket.close(fd)
+            raise
+        if not keep:
+            sock.detach()
+        try:
+            transport = DatagramTransport(self, udp, protocol, address, waiter, extra, sock if keep else None)
         except BaseException:
             udp.close()
             raise
         self._transports[udp.fileno()] = transport
+        if keep:
+            self._transports[sock.fileno()] = transport
         return transport
 
 
