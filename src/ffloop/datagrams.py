@@ -38,7 +38,7 @@ READ_SIZE = 256 * 1024
 """Bytes of a datagram that are received where libuv does not receive it: as many as asyncio's transports receive."""
 
 LARGEST = 64 * 1024
-"""A larger datagram is none of UDP's. The socket is given it, to say so."""
+"""A datagram of more bytes, its header included, is none of UDP's. The socket is given it, to say so."""
 
 HEADER = 8
 """What a queued datagram counts more than its bytes: empty ones fill the queue too."""
@@ -56,6 +56,9 @@ _WATCHED_TWICE = sys.platform in ("linux", "win32")
 _PEER_SIZE = uv.PEER_SIZE
 _PEER_SHIFT = uv.PEER_SHIFT
 _OFFSET_MASK = (1 << _PEER_SHIFT) - 1
+
+
+_NOBODY = object()
 
 
 class DatagramSocket(BorrowedSocket):
@@ -105,6 +108,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         """
         # Whether the kernel is waited for; else the buffer is what this turn has queued.
         self._blocked = False
+        self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
         self._buffer: collections.deque[tuple[bytes, Any, bytes | None]] = collections.deque()
         self._size = 0
         super().__init__(extra, loop)
@@ -120,6 +124,8 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             self._extra["peername"] = _name_of(self._socket.getpeername)
         self._connected = bool(self._extra["peername"])
         self._address = address
+        self._aim: Any = _NOBODY  # the last address that was sent to,
+        self._peer: bytes | None = None  # and what it is to libuv: b"" when connected, None when nothing
         family = self._socket.family
         # libuv cuts larger ones, and does not tell the length of other addresses.
         self._watched = self._socket.type != socket.SOCK_DGRAM or family not in (socket.AF_INET, socket.AF_INET6)
@@ -131,7 +137,6 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._write_context: contextvars.Context | None = None
         self._writable: _Writable | None = None  # while blocked
         self._held: collections.deque[tuple[bytes | None, Any]] = collections.deque()  # what came while paused
-        self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
         self._closing = False
         self._paused = False
         self.set_protocol(protocol)
@@ -278,45 +283,71 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         """
         if data.__class__ is not bytes:
             data = _as_bytes(data)
-        if self._address:
-            if addr not in (None, self._address):
-                raise ValueError(f"Invalid address: must be None or {self._address}")
-            addr = self._address
-        if self._conn_lost and (self._address or self._udp.closed):
-            self._count_lost_write()
+        if addr is not self._aim and not self._take_aim(addr):
             return
-        peer = b"" if self._connected else self._peers.pack(addr)
-        if (peer is None or len(data) > LARGEST) and not self._blocked:
+        size = len(data) + HEADER
+        buffer = self._buffer
+        if not buffer:
+            if self._peer is None or size > self._flush_at or self._loop._thread_id is None:
+                self._send_now(data, addr)
+                return
+            self._dirty.append(self)
+            buffer.append((data, addr, self._peer))
+            self._size = size
+            return
+        if (self._peer is None or size > LARGEST) and not self._blocked:
             self._flush()
             if not self._blocked:
                 self._send_now(data, addr)
                 return
-        buffer = self._buffer
-        buffer.append((data, addr, peer))
-        self._size += len(data) + HEADER
+        buffer.append((data, addr, self._peer))
+        self._size += size
         if self._blocked:
             self._maybe_pause_protocol()
-        elif self._size > self._flush_at or self._loop._thread_id is None or self._conn_lost:
+        elif self._size > self._flush_at:
             self._flush()
-        elif len(buffer) == 1:
-            self._dirty.append(self)
+
+    def _take_aim(self, addr: Any) -> bool:
+        """Find out who `addr` is, and remember it where the next datagram may go there too.
+
+        Returns False for a datagram that is dropped. Raises `ValueError` for somebody else's address.
+        """
+        self._aim = _NOBODY
+        if self._address and addr not in (None, self._address):
+            raise ValueError(f"Invalid address: must be None or {self._address}")
+        if self._conn_lost and (self._address or self._udp.closed):
+            self._count_lost_write()
+            return False
+        self._peer = b"" if self._connected else self._peers.pack(self._address or addr)
+        if self._peer is not None and not self._conn_lost:
+            self._aim = addr
+        return True
 
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
-        if self._blocked or not self._buffer:
-            return
-        if self._udp.closed:
-            self._drop()  # the loop was closed
-            return
         buffer = self._buffer
         while buffer and not self._blocked:
-            if len(buffer) == 1 or not _can_go_together(buffer[0]):
+            if len(buffer) == 1:
+                # The way of most datagrams.
+                data, addr, _ = buffer.popleft()
+                self._size = 0
+                try:
+                    if self._connected:
+                        self._socket.send(data)
+                    else:
+                        self._socket.sendto(data, self._address or addr)
+                except BaseException as exc:
+                    self._on_send_error(exc, data, addr, soon=True)
+            elif _can_go_together(buffer[0]):
+                self._send_together()
+            else:
                 data, addr, _ = self._pop()
                 self._send_now(data, addr, soon=True)
-            else:
-                self._send_together()
 
     def _send_together(self) -> None:
+        if self._udp.closed:
+            self._drop()  # with the loop
+            return
         together = list(takewhile(_can_go_together, islice(self._buffer, TOGETHER)))
         datagrams, _, peers = zip(*together, strict=True)
         sent, status = self._udp.try_send(datagrams, None if self._connected else peers)
@@ -335,24 +366,33 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             self._loop.call_soon(self._tell_error, uv.os_error(status), context=self._context)
 
     def _send_now(self, data: bytes, addr: Any, soon: bool = False) -> None:
-        """Send one datagram, or put it first into the buffer. With `soon`, the protocol hears of an error later."""
         try:
             if self._connected:
                 self._socket.send(data)
             else:
-                self._socket.sendto(data, addr)
-        except (BlockingIOError, InterruptedError):
-            self._buffer.appendleft((data, addr, b"" if self._connected else self._peers.pack(addr)))
+                self._socket.sendto(data, self._address or addr)
+        except BaseException as exc:
+            self._on_send_error(exc, data, addr, soon)
+
+    def _on_send_error(self, exc: BaseException, data: bytes, addr: Any, soon: bool) -> None:
+        """Deal with what sending has raised: a full kernel is waited for, the protocol is told, or all is over.
+
+        soon: the protocol is told a little later; whoever flushes is not to get what it raises.
+        """
+        if isinstance(exc, BlockingIOError | InterruptedError):
+            self._buffer.appendleft((data, addr, b"" if self._connected else self._peers.pack(self._address or addr)))
             self._size += len(data) + HEADER
             self._wait()
-        except OSError as exc:
+        elif isinstance(exc, OSError):
+            if self._udp.closed:
+                return  # with the loop
             if soon:
                 self._loop.call_soon(self._tell_error, exc, context=self._context)
             else:
                 self._protocol.error_received(exc)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
+        elif isinstance(exc, SystemExit | KeyboardInterrupt):
+            raise exc
+        else:
             self._fatal_error(exc, "Fatal write error on datagram transport")
 
     def _tell_error(self, exc: OSError) -> None:
@@ -392,8 +432,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             if not self._blocked and not self._conn_lost:
                 self._stop_waiting()
                 if self._closing:
-                    self._conn_lost += 1
-                    self._loop.call_soon(self._call_connection_lost, None)
+                    self._lose(None)
 
     def _stop_waiting(self) -> None:
         self._blocked = False
@@ -422,7 +461,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
 
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
-        self._flush_at = min(FLUSH_AT, self._high_water)
+        self._flush_at = -1 if self._conn_lost else min(FLUSH_AT, self._high_water)
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes the kernel has not taken yet; each datagram counts 8 more than it has."""
@@ -472,8 +511,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._held.clear()
         self._flush()
         if not self._blocked and not self._conn_lost:
-            self._conn_lost += 1
-            self._loop.call_soon(self._call_connection_lost, None)
+            self._lose(None)
 
     def abort(self) -> None:
         """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
@@ -487,7 +525,13 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._closing = True
         self._stop_reading()
         self._held.clear()
+        self._lose(exc)
+
+    def _lose(self, exc: BaseException | None) -> None:
         self._conn_lost += 1
+        # From here on every datagram is looked at, and sent at once where it is sent at all.
+        self._aim = _NOBODY
+        self._flush_at = -1
         self._loop.call_soon(self._call_connection_lost, exc)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
@@ -658,7 +702,7 @@ def _hold_if_alive(transport: "weakref.ref[DatagramTransport]", nread: int, payl
 
 
 def _can_go_together(queued: tuple[bytes, Any, bytes | None]) -> bool:
-    return queued[2] is not None and len(queued[0]) <= LARGEST
+    return queued[2] is not None and len(queued[0]) < LARGEST
 
 
 def _name_of(ask: Any) -> Any:

@@ -127,18 +127,18 @@ class Peers:
 
         Returns None for any other: a host that must be looked up, another family, no address at all.
         """
-        if name.__class__ is not tuple:
-            return None
         try:
-            packed = self._packed.get(name)
-        except TypeError:
-            return None
+            packed = self._packed[name]
+        except (KeyError, TypeError):
+            return self._pack(name)
         # 80.0 is found where 80 was put, and a socket would not take it.
-        if packed is not None and name[1].__class__ is int and (len(name) == 2 or _are_ints(name)):
+        if name[1].__class__ is int and (len(name) == 2 or _are_ints(name)):
             return packed
         return self._pack(name)
 
-    def _pack(self, name: tuple[Any, ...]) -> bytes | None:
+    def _pack(self, name: Any) -> bytes | None:
+        if name.__class__ is not tuple:
+            return None
         family = self._family
         if len(name) != 2 and (len(name) != 4 or family != socket.AF_INET6):
             return None
