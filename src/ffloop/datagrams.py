@@ -29,7 +29,7 @@ from typing import Any
 
 from . import uv
 from .readers import Readers
-from .transports import BorrowedSocket, _as_bytes, _set_unless_cancelled
+from .transports import BorrowedSocket, _as_bytes, _set_unless_done
 
 FLUSH_AT = 64 * 1024
 """Queued bytes, headers included, at which a transport does not wait for the end of the turn."""
@@ -145,7 +145,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         loop.call_soon(self._start_reading)
         if waiter is not None:
             # And only then may the creator go on.
-            loop.call_soon(_set_unless_cancelled, waiter)
+            loop.call_soon(_set_unless_done, waiter)
 
     # The protocol
 
