@@ -166,7 +166,6 @@ struct ffloop_loop {
   size_t offered;         /* of last_read, where it receives datagrams: how many were asked for, */
   size_t taken;           /* how many of those came, */
   size_t taken_in_turn;   /* and how many came altogether */
-  int open_handles;       /* handles that Python opened and whose close callback has not run */
   int polling;            /* a thread is inside uv_run */
   int woken;              /* ffloop_wake has ended this poll */
   int failed;             /* a record could not be stored: UV_ENOMEM */
@@ -215,6 +214,6 @@ int ffloop_poll_set_fork(ffloop_loop *loop);
 int ffloop_check_open(const uv_handle_t *handle);
 
 /* A zeroed libuv handle of `type`, carrying `token`. Owned by C: ffloop_handle_close frees it. */
-uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token);
+uv_handle_t *ffloop_handle_new(uv_handle_type type, int64_t token);
 
 #endif

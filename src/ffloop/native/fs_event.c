@@ -1,6 +1,7 @@
 /* Watching files and folders for changes. */
 #include "ffloop.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* The name goes into the region, where it lasts as long as the record. A turn so full that it has no room there
@@ -22,11 +23,16 @@ static void on_fs_event(uv_fs_event_t *watch, const char *name, int events, int 
 }
 
 uv_handle_t *ffloop_fs_event_new(ffloop_loop *loop, int64_t token, int *error) {
-  uv_handle_t *watch = ffloop_handle_new(loop, UV_FS_EVENT, token);
+  uv_handle_t *watch = ffloop_handle_new(UV_FS_EVENT, token);
 
   *error = UV_ENOMEM;
-  if (watch != NULL)
-    *error = uv_fs_event_init(&loop->uv, (uv_fs_event_t *) watch);
+  if (watch == NULL)
+    return NULL;
+  *error = uv_fs_event_init(&loop->uv, (uv_fs_event_t *) watch);
+  if (*error != 0) {
+    free(watch);
+    return NULL;
+  }
   return watch;
 }
 

@@ -11,18 +11,16 @@
 #include <unistd.h>
 #endif
 
-uv_handle_t *ffloop_handle_new(ffloop_loop *loop, uv_handle_type type, int64_t token) {
+uv_handle_t *ffloop_handle_new(uv_handle_type type, int64_t token) {
   uv_handle_t *handle = calloc(1, uv_handle_size(type));
 
   if (handle == NULL)
     return NULL;
   handle->data = (void *) (intptr_t) token;
-  loop->open_handles++;
   return handle;
 }
 
 static void on_close(uv_handle_t *handle) {
-  FFLOOP_OF(handle)->open_handles--;
   free(handle);
 }
 
@@ -61,7 +59,7 @@ static void on_timer(uv_timer_t *timer) {
 }
 
 uv_handle_t *ffloop_timer_new(ffloop_loop *loop, int64_t token, int *error) {
-  uv_handle_t *timer = ffloop_handle_new(loop, UV_TIMER, token);
+  uv_handle_t *timer = ffloop_handle_new(UV_TIMER, token);
 
   if (timer == NULL) {
     *error = UV_ENOMEM;
@@ -91,7 +89,7 @@ static void on_async(uv_async_t *async) {
 }
 
 uv_handle_t *ffloop_async_new(ffloop_loop *loop, int64_t token, int *error) {
-  uv_handle_t *async = ffloop_handle_new(loop, UV_ASYNC, token);
+  uv_handle_t *async = ffloop_handle_new(UV_ASYNC, token);
 
   *error = UV_ENOMEM;
   if (async == NULL)
@@ -99,7 +97,6 @@ uv_handle_t *ffloop_async_new(ffloop_loop *loop, int64_t token, int *error) {
   *error = uv_async_init(&loop->uv, (uv_async_t *) async, on_async);
   if (*error != 0) {
     /* uv_async_init fails before it links the handle: closing one that was never linked aborts. */
-    loop->open_handles--;
     free(async);
     return NULL;
   }

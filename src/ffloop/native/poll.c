@@ -90,7 +90,6 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
   poll->token = token;
   poll->fd = (int) fd;
   poll->events = 0;
-  loop->open_handles++;
   return poll;
 }
 
@@ -136,7 +135,6 @@ int ffloop_poll_fork(ffloop_poll *poll) {
 
 void ffloop_poll_close(ffloop_poll *poll) {
   ffloop_poll_stop(poll);
-  poll->loop->open_handles--;
   free(poll);
 }
 
@@ -169,7 +167,6 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
     return NULL;
   }
   poll->uv.data = (void *) (intptr_t) token;
-  loop->open_handles++;
 #ifdef _WIN32
   *error = uv_poll_init_socket(&loop->uv, &poll->uv, (uv_os_sock_t) fd);
 #else
@@ -182,7 +179,6 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
   }
 #endif
   if (*error != 0) {
-    loop->open_handles--;
     free(poll);
     return NULL;
   }

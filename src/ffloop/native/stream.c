@@ -26,12 +26,11 @@ uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *
   if (!ffloop_is_fd(fd))
     return NULL;
   *error = UV_ENOMEM;
-  tcp = ffloop_handle_new(loop, UV_TCP, token);
+  tcp = ffloop_handle_new(UV_TCP, token);
   if (tcp == NULL)
     return NULL;
   *error = uv_tcp_init(&loop->uv, (uv_tcp_t *) tcp);
   if (*error != 0) {
-    loop->open_handles--;
     free(tcp);
     return NULL;
   }

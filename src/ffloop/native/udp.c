@@ -49,12 +49,11 @@ uv_handle_t *ffloop_udp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *
   if (!ffloop_is_fd(fd))
     return NULL;
   *error = UV_ENOMEM;
-  udp = ffloop_handle_new(loop, UV_UDP, token);
+  udp = ffloop_handle_new(UV_UDP, token);
   if (udp == NULL)
     return NULL;
   *error = uv_udp_init_ex(&loop->uv, (uv_udp_t *) udp, AF_UNSPEC | UV_UDP_RECVMMSG);
   if (*error != 0) {
-    loop->open_handles--;
     free(udp);
     return NULL;
   }
