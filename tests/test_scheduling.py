@@ -441,3 +441,21 @@ def test_timers_due_meanwhile_do_not_overtake_io_that_was_ready(loop):
         loop.remove_reader(end)
     for end in (left, right, other, other_end):
         end.close()
+
+
+def test_a_patched_select_sees_that_another_thread_has_scheduled_something(loop):
+    # looptime's clock polls without waiting first, and waits when nothing was there.
+    real, seen = loop._selector.select, []
+
+    def select(timeout=None):
+        if timeout is None:
+            thread = threading.Thread(target=loop.call_soon_threadsafe, args=(loop.stop,))
+            thread.start()
+            thread.join()
+        found = real(timeout=0)
+        seen.append((timeout, bool(found)))
+        return found
+
+    loop._selector.select = select
+    loop.run_forever()
+    assert seen[-1] == (None, True)

@@ -151,7 +151,7 @@ const char *ffloop_gai_text(int code);
 
 struct ffloop_loop {
   uv_loop_t uv;
-  uv_async_t wake;        /* ends a poll from any thread; produces no record */
+  uv_async_t wake;        /* ends a poll from any thread */
   uv_timer_t deadline;    /* the one timer behind ffloop_run's timeout */
   uv_mutex_t wake_lock;   /* guards `closed` against ffloop_wake */
   ffloop_record *records;
@@ -167,7 +167,6 @@ struct ffloop_loop {
   size_t taken;           /* how many of those came, */
   size_t taken_in_turn;   /* and how many came altogether */
   int polling;            /* a thread is inside uv_run */
-  int woken;              /* ffloop_wake has ended this poll */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */
   int finished;           /* closing is done: the memory can go */

@@ -22,8 +22,10 @@ const int FFLOOP_SYSTEM_LIBUV = 0;
 
 enum { FIRST_RECORDS = 256 };
 
+/* A record that nobody gets: whoever stands between the loop and its poll, as a patched clock does, sees that something
+ * has come and does not poll again, which would wait for what came already. */
 static void on_wake(uv_async_t *wake) {
-  FFLOOP_OF(wake)->woken = 1;
+  ffloop_append(FFLOOP_OF(wake), 0, FFLOOP_ASYNC, 0, 0);
 }
 
 static void on_deadline(uv_timer_t *deadline) {
@@ -165,7 +167,6 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   loop->region_used = 0;
   loop->last_read = NULL;
   loop->peers = 0;
-  loop->woken = 0;
   loop->polling = 1;
   if (timeout_ns > 0) {
     /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration, is what keeps
@@ -178,7 +179,7 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
       now = uv_now(&loop->uv);
       uv_timer_start(&loop->deadline, on_deadline, due > now ? due - now : 0, 0);
       uv_run(&loop->uv, mode);
-    } while (loop->count == 0 && !loop->woken && uv_hrtime() < moment);
+    } while (loop->count == 0 && uv_hrtime() < moment);
     uv_timer_stop(&loop->deadline);
   } else {
     uv_run(&loop->uv, mode);
@@ -222,8 +223,8 @@ char *ffloop_region(ffloop_loop *loop) {
   return loop->region;
 }
 
-/* Ends a running poll, or the next one. From any thread, and harmless on a closed loop; the caller's
- * reference to `loop` keeps the memory. */
+/* Ends a running poll, or the next one, with a record of token 0. From any thread, and harmless on a closed loop; the
+ * caller's reference to `loop` keeps the memory. */
 void ffloop_wake(ffloop_loop *loop) {
   uv_mutex_lock(&loop->wake_lock);
   if (!loop->closed)

@@ -261,7 +261,10 @@ class Loop:
         return Metrics(out.iterations, out.events, out.idle_ns / 1e9, len(self.handles))
 
     def wake(self) -> None:
-        """End the running poll, or the next one. From any thread; harmless on a closed loop."""
+        """End the running poll, or the next one: with a record, which nobody gets.
+
+        From any thread; harmless on a closed loop.
+        """
         c = self._c
         if c is not None:
             lib.ffloop_wake(c)
