@@ -18,6 +18,7 @@ $(VENV)/.ready: pyproject.toml setup.py build_ffi.py vendor/libuv.pin $(wildcard
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --group test --editable .
+	$(BIN)/python -m pip install --quiet --only-binary :all: --group programs
 	@touch $@
 
 setup: $(VENV)/.ready

@@ -1,0 +1,36 @@
+"""Real programs on ffloop, at the versions of pyproject.toml's group `programs`; each on stdlib asyncio too.
+
+A program that runs in a process of its own is driven with blocking clients, so that only one loop is under test.
+What a file needs it asks for with `need`; the one list of what is left out where, and why, is here.
+"""
+
+import importlib
+import platform
+import sys
+
+import pytest
+
+# Package, whether it is left out on this interpreter, and why. pyproject.toml leaves out the same, with markers.
+PYPY = platform.python_implementation() == "PyPy"
+LEFT_OUT = [
+    ("httptools", PYPY, "no wheel for PyPy"),
+    ("asyncpg", PYPY, "no wheel for PyPy"),
+    ("grpc", PYPY, "no wheel for PyPy"),
+    ("tornado", PYPY, "no wheel for PyPy"),
+    ("py_spy", PYPY, "py-spy reads the frames of CPython"),
+    ("py_spy", sys.version_info >= (3, 15), "py-spy 0.4.3 knows Python up to 3.14"),
+    ("nest_asyncio", sys.version_info >= (3, 14), "nest_asyncio 1.6.0 needs asyncio's policies as they were until 3.13"),
+]
+
+
+def missing(package):
+    """Return why `package` is left out on this interpreter, or None."""
+    return next((reason for name, applies, reason in LEFT_OUT if name == package and applies), None)
+
+
+def need(package):
+    """Import and return `package`; skip the file when it is left out here. Any other absence is an error."""
+    reason = missing(package)
+    if reason:
+        pytest.skip(f"{package}: {reason}", allow_module_level=True)
+    return importlib.import_module(package)
