@@ -724,3 +724,49 @@ async def test_write_eof_on_a_broken_connection_raises():
         transport.write_eof()
     transport.abort()
     await protocol.lost
+
+
+@pytest.mark.parametrize("kind", [asyncio.Protocol, asyncio.BufferedProtocol])
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_what_comes_while_a_protocol_runs_the_loop_is_delivered_when_it_returns(loop, errors, kind, size):
+    left, right = socket.socketpair()
+
+    class Nesting(kind):
+        def __init__(self):
+            self.got, self.inside, self.sent, self.buffer = b"", False, 1, bytearray(7000)
+
+        def data_received(self, data):
+            assert not self.inside
+            self.got += data
+            self.inside = True
+            if len(self.got) == self.sent * size:
+                if self.sent < 6:
+                    right.sendall(bytes([self.sent]) * size)
+                    self.sent += 1
+                else:
+                    right.close()
+            for _ in range(4):
+                loop.call_soon(int)  # what nest_asyncio does: a turn, from inside of one
+                loop._run_once()
+            self.inside = False
+
+        def get_buffer(self, hint):
+            return self.buffer
+
+        def buffer_updated(self, nbytes):
+            self.data_received(bytes(self.buffer[:nbytes]))
+
+        def eof_received(self):
+            assert not self.inside
+
+        def connection_lost(self, exc):
+            assert exc is None
+            loop.stop()
+
+    with right:
+        _, protocol = loop.run_until_complete(loop.connect_accepted_socket(Nesting, left))
+        right.sendall(bytes(size))
+        loop.run_forever()
+    assert protocol.got == b"".join(bytes([n]) * size for n in range(6))
+    # asyncio reports each time that it could not enter the context of the callback under way.
+    assert not errors or isinstance(loop, asyncio.SelectorEventLoop)

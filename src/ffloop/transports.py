@@ -218,7 +218,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+            if self._is_inside_protocol():
+                self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
+            else:
+                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
 
     def _read_record(self, nread: int, offset: int) -> None:
         """Read what is there into bytes of its own, where a second copy would cost more than the detour."""
@@ -232,31 +235,62 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on socket transport")
             return
-        if not data:
-            self._context.run(self._on_read_end, uv.EOF)  # type: ignore[union-attr]
-            return
-        if len(data) < LARGE // 2:
+        if data and len(data) < LARGE // 2:
             self._receive()
         try:
-            self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
+            if data:
+                self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
+            else:
+                self._context.run(self._on_read_end, uv.EOF)  # type: ignore[union-attr]
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+            if self._is_inside_protocol():
+                self._set_aside(len(data) or uv.EOF, data)
+            else:
+                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
 
     def _fill_record(self, nread: int, offset: int) -> None:
-        if nread == 0:
-            self._context.run(self._fill, None)  # type: ignore[union-attr]
-        elif nread > 0:
-            self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
-            if self._held:
-                self._loop.call_soon(self._release)
-        else:
-            self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+        try:
+            if nread == 0:
+                self._context.run(self._fill, None)  # type: ignore[union-attr]
+            elif nread > 0:
+                self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
+                if self._held:
+                    self._loop.call_soon(self._release)
+            else:
+                self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+        except RuntimeError:
+            if not self._is_inside_protocol():
+                raise
+            if nread:
+                self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
 
     def _hold_record(self, nread: int, offset: int) -> None:
         if nread and not self._closing:
             self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
+
+    def _is_inside_protocol(self) -> bool:
+        """Return whether this is called from inside of `data_received` or its like, which runs the loop again.
+
+        Then the context of what is received cannot be entered, and the protocol is not one to be entered twice
+        either. Asked only when something went wrong: to know beforehand would cost every record.
+        """
+        context = self._context
+        if context is None:
+            return False
+        try:
+            context.run(int)
+        except RuntimeError:
+            return True
+        return False
+
+    def _set_aside(self, nread: int, data: bytes) -> None:
+        """Keep what came for a protocol that runs the loop from `data_received`, until that has returned."""
+        self._stream.read_stop()
+        self._stream.on_read(self._hold_record)
+        self._held.append((nread, data))
+        self._loop.call_soon(self._release)
 
     def _release(self) -> None:
         """Deliver the first of what was held, the next one a turn later, for as long as the protocol wants it."""
@@ -274,7 +308,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+            if self._is_inside_protocol():
+                held.insert(0, (nread, data))
+            else:
+                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
         finally:
             if held:
                 self._loop.call_soon(self._release)
@@ -519,7 +556,14 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _on_written(self, status: int) -> None:
         """Go on after the portion in flight has ended, in the context of the write that filled the buffer."""
         context = self._write_context
-        if context is not None and not self._conn_lost:
+        if context is None or self._conn_lost:
+            return
+        try:
+            context.run(int)
+        except RuntimeError:
+            # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
+            self._loop.call_soon(self._on_written, status)
+        else:
             context.run(self._write_more, status)
 
     def _write_more(self, status: int) -> None:
