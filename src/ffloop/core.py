@@ -15,26 +15,44 @@ from functools import partial
 from . import uv
 
 
-class Batch(asyncio.Handle):
+class Record(asyncio.Handle):
+    """One record of a poll, as an entry of the ready queue of its own; it runs as any handle does."""
+
+    __slots__ = ("_last",)
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], last: Callable[[], object]
+    ) -> None:
+        super().__init__(dispatch, (), loop, contextvars.Context())
+        self._last = last
+
+    def __repr__(self) -> str:
+        last = self._last()
+        return f"<Handle {getattr(last, '__self__', last)!r}>"
+
+
+class Batch(Record):
     """The records of one poll, as one entry of the ready queue.
 
     It stands for the handles that a selector loop would have queued. Each record's callback enters a context
     of its own, so running this handle enters none: it is a call of `uv.Loop.dispatch` and nothing more.
     """
 
-    __slots__ = ("_last", "_run")
+    __slots__ = ("_run",)
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], last: Callable[[], object]
     ) -> None:
-        super().__init__(dispatch, (), loop, contextvars.Context())
+        super().__init__(loop, dispatch, last)
         self._run = dispatch  # type: ignore[method-assign]
-        self._last = last
 
-    def __repr__(self) -> str:
-        # Debug mode runs one record at a time, and names what was slow.
-        last = self._last()
-        return f"<Handle {getattr(last, '__self__', last)!r}>"
+
+def _is_asyncios(function: object) -> bool:
+    """Return whether `function` is asyncio's own, and not what a tool has put in its place."""
+    return getattr(function, "__globals__", None) is vars(asyncio.events)
+
+
+HANDLE_RUN = asyncio.Handle._run if _is_asyncios(asyncio.Handle._run) else None
 
 
 class Selector:
@@ -70,7 +88,8 @@ class Core(asyncio.BaseEventLoop):
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
-        self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)
+        self._dispatch_one = partial(self._uv.dispatch, 1)
+        self._single = Batch(self, self._dispatch_one, self._last_callback)
 
     def _process_events(self, event_list: int) -> None:
         """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
@@ -79,6 +98,9 @@ class Core(asyncio.BaseEventLoop):
         if event_list < 0:
             if self._batch not in self._ready and self._single not in self._ready:
                 self._ready.appendleft(self._batch)
+        elif asyncio.Handle._run is not HANDLE_RUN:
+            # A tool times each callback, or looks at it: it gets to see those of I/O too.
+            self._ready.extend(Record(self, self._dispatch_one, self._last_callback) for _ in range(event_list + 1))
         elif self._debug:
             # One more than there are records: it finds nothing, and marks the batch as done.
             self._ready.extend([self._single] * (event_list + 1))
