@@ -19,7 +19,11 @@ LEFT_OUT = [
     ("tornado", PYPY, "no wheel for PyPy"),
     ("py_spy", PYPY, "py-spy reads the frames of CPython"),
     ("py_spy", sys.version_info >= (3, 15), "py-spy 0.4.3 knows Python up to 3.14"),
-    ("nest_asyncio", sys.version_info >= (3, 14), "nest_asyncio 1.6.0 needs asyncio's policies as they were until 3.13"),
+    (
+        "nest_asyncio",
+        sys.version_info >= (3, 14),
+        "nest_asyncio 1.6.0 leans on policies as they were until 3.13",
+    ),
 ]
 
 

@@ -140,16 +140,15 @@ async def test_a_hundred_requests_at_once(tmp_path, tls):
 
 
 async def test_a_websocket_echoes_small_and_large_messages(tmp_path, tls):
-    async with serving(tmp_path, tls) as session:
-        async with session.ws_connect("/websocket", compress=15) as socket:
-            for message in ("", "grüße", "x" * 100_000):
-                await socket.send_str(message)
-                assert await socket.receive_str() == message
-            await socket.send_bytes(bytes(range(256)) * 10_000)
-            assert await socket.receive_bytes() == bytes(range(256)) * 10_000
-            await socket.send_str("close")
-            message = await socket.receive()
-            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4001)
+    async with serving(tmp_path, tls) as session, session.ws_connect("/websocket", compress=15) as socket:
+        for message in ("", "grüße", "x" * 100_000):
+            await socket.send_str(message)
+            assert await socket.receive_str() == message
+        await socket.send_bytes(bytes(range(256)) * 10_000)
+        assert await socket.receive_bytes() == bytes(range(256)) * 10_000
+        await socket.send_str("close")
+        message = await socket.receive()
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4001)
 
 
 async def test_a_client_that_gives_up_cancels_the_handler(tmp_path, tls):
@@ -192,7 +191,9 @@ async def test_a_unix_socket_serves_too(tmp_path):
     await runner.setup()
     path = str(tmp_path / "socket")
     await web.UnixSite(runner, path).start()
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
-        async with session.post("http://localhost/digest", data=bytes(300_000)) as response:
-            assert (await response.json())["length"] == 300_000
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
+        session.post("http://localhost/digest", data=bytes(300_000)) as response,
+    ):
+        assert (await response.json())["length"] == 300_000
     await runner.cleanup()

@@ -17,13 +17,13 @@ class Inbox:
         self.mails = []
         self.loop = None
 
-    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+    async def handle_RCPT(self, server, session, envelope, address, options):
         if address.startswith("nobody@"):
             return "550 nobody of that name"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+    async def handle_DATA(self, server, session, envelope):
         self.loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         self.mails.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))

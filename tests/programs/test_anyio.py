@@ -189,7 +189,10 @@ def test_a_scope_cancels_what_waits_for_a_socket(run):
                 await listener.listeners[0].accept()
             assert scope.cancelled_caught
             port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            async with await anyio.connect_tcp("127.0.0.1", port) as client, await listener.listeners[0].accept() as stream:
+            async with (
+                await anyio.connect_tcp("127.0.0.1", port) as client,
+                await listener.listeners[0].accept() as stream,
+            ):
                 with anyio.move_on_after(0.02) as scope:
                     await client.receive()
                 assert scope.cancelled_caught

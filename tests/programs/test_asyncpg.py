@@ -19,7 +19,10 @@ pytestmark = pytest.mark.asyncio
 @pytest.fixture(scope="module")
 def server():
     with services.postgres() as (port, folder):
-        yield {"port": port, "user": "tests", "database": "postgres", "timeout": LIMIT, "command_timeout": LIMIT}, folder
+        yield (
+            {"port": port, "user": "tests", "database": "postgres", "timeout": LIMIT, "command_timeout": LIMIT},
+            folder,
+        )
 
 
 @pytest_asyncio.fixture(params=["tcp", "unix"])

@@ -34,7 +34,6 @@ async def handle(process):
         )
         await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
         await process.stdout.drain()
-        await process.stderr.drain()
         process.exit(await child.wait())
         return
     elif command == "sleep":

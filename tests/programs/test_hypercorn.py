@@ -13,6 +13,7 @@ from hypercorn.config import Config
 from .app import app
 from .processes import LIMIT, Program, free_port
 
+
 @pytest_asyncio.fixture
 async def address(certificates):
     """hypercorn in the loop of the test."""

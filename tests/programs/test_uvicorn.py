@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import signal
-import socket
 import time
 
 import pytest

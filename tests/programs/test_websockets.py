@@ -43,8 +43,8 @@ async def test_a_fragmented_message_is_put_together(no_leaks):
     async with serve(echo, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         async with connect(f"ws://{host}:{port}/") as websocket:
-            await websocket.send("piece %d " % n for n in range(100))
-            assert await websocket.recv() == "".join("piece %d " % n for n in range(100))
+            await websocket.send(f"piece {n} " for n in range(100))
+            assert await websocket.recv() == "".join(f"piece {n} " for n in range(100))
 
 
 async def test_a_broadcast_reaches_a_hundred_clients(no_leaks):
