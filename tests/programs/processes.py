@@ -93,7 +93,7 @@ def free_port():
 
 
 def run_python(code, *arguments, limit=50, quiet=True):
-    """Run `code` in a fresh interpreter and return what it prints. Fails when it fails; if `quiet`, on any warning too."""
+    """Run `code` in a fresh interpreter and return what it prints. Fails when it fails; if `quiet`, when it warns."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=HERE, capture_output=True, text=True, timeout=limit
     )

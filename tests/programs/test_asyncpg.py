@@ -145,9 +145,9 @@ async def test_a_connection_that_the_server_ends_says_so(connection, server):
 
 async def test_nobody_listens_is_an_os_error(server):
     where, folder = server
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         await asyncpg.connect(host="127.0.0.1", **{**where, "port": 1})
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         await asyncpg.connect(host=os.path.join(folder, "none"), **where)
 
 

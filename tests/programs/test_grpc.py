@@ -1,6 +1,6 @@
 """grpc.aio, server and client in the loop under test: all four kinds of call, errors, deadlines, cancelling.
 
-grpc polls in a thread of its own and wakes the loop through a descriptor given to `add_reader`. Messages are plain bytes.
+grpc polls in a thread of its own and wakes the loop through a descriptor given to `add_reader`. Messages are bytes.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from . import need
 from .processes import LIMIT
 
 grpc = need("grpc")
-aio = pytest.importorskip("grpc.aio")
+aio = need("grpc.aio")
 pytestmark = pytest.mark.asyncio
 
 

@@ -128,11 +128,10 @@ def test_sigterm_lets_a_slow_request_finish(factory):
     address = f"127.0.0.1:{free_port()}"
     with Program.python("-c", SCRIPT, factory, address) as program:
         program.wait_for("Running on")
-        with httpx.Client(base_url=f"http://{address}", timeout=LIMIT) as client:
-            with client.stream("GET", "/slow") as response:
-                program.wait_for("a slow request runs")
-                program.send(signal.SIGTERM)
-                assert response.read().startswith(b"piece " * 10)
+        with httpx.stream("GET", f"http://{address}/slow", timeout=LIMIT) as response:
+            program.wait_for("a slow request runs")
+            program.send(signal.SIGTERM)
+            assert response.read().startswith(b"piece " * 10)
         assert program.ended() == 0
         assert "the application was shut down" in program.text
         assert "left in order" in program.text

@@ -90,7 +90,7 @@ def test_time_waits_for_what_a_thread_has_scheduled_already(loop):
 
 
 def test_threads_answer_a_loop_whose_clock_is_patched_and_idle(factory):
-    # Disabled, as looptime's pytest plugin leaves the loops of all other tests: it polls twice, the second time waiting.
+    # Disabled, as looptime's pytest plugin leaves the loops of other tests: it polls twice, the second time waiting.
     loop = looptime.patch_event_loop(factory(), _enabled=False)
 
     async def main():

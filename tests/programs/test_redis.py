@@ -63,13 +63,12 @@ async def test_what_is_published_reaches_every_subscriber_in_order(client):
         heard = []
         async with client.pubsub() as pubsub:
             await pubsub.psubscribe("news:*")
-            async for message in pubsub.listen():
-                if message["type"] == "psubscribe":
-                    subscribed.release()
-                else:
-                    heard.append(message["data"])
-                if heard[-1:] == [b"last"]:
-                    return heard
+            messages = pubsub.listen()
+            assert (await anext(messages))["type"] == "psubscribe"
+            subscribed.release()
+            while heard[-1:] != [b"last"]:
+                heard.append((await anext(messages))["data"])
+        return heard
 
     subscribed = asyncio.Semaphore(0)
     async with asyncio.timeout(LIMIT):

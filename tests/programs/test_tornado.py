@@ -123,6 +123,7 @@ async def test_a_tcp_server_and_client_speak_and_upgrade_to_tls(certificates):
             assert await stream.read_until(b"\n") == b"STARTTLS\n"
             await stream.write(b"go\n")
             stream = await stream.start_tls(True, certificates.server)
+            stream.set_nodelay(True)
             try:
                 while True:
                     await stream.write(await stream.read_until(b"\n"))
@@ -137,6 +138,7 @@ async def test_a_tcp_server_and_client_speak_and_upgrade_to_tls(certificates):
         await stream.write(b"STARTTLS\n")
         assert await stream.read_until(b"\n") == b"go\n"
         stream = await stream.start_tls(False, certificates.client, server_hostname="localhost")
+        stream.set_nodelay(True)
         for n in range(50):
             await stream.write(b"x" * n * 1000 + b"\n")
             assert await stream.read_until(b"\n") == b"x" * n * 1000 + b"\n"
