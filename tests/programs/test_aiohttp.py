@@ -62,8 +62,9 @@ async def hang(request):
 
 
 @contextlib.asynccontextmanager
-async def serving(folder, tls=None):
-    app = web.Application(client_max_size=1 << 26)
+async def serving(folder, tls=None, app=None):
+    if app is None:
+        app = web.Application(client_max_size=1 << 26)
     app[HUNG], app[LEFT] = asyncio.Event(), asyncio.Event()
     app.router.add_get("/stream", stream)
     app.router.add_post("/digest", digest)
@@ -80,7 +81,6 @@ async def serving(folder, tls=None):
     async with aiohttp.ClientSession(
         f"{'https' if tls else 'http'}://{host}:{port}", timeout=timeout, connector=connector
     ) as session:
-        session.app = app
         yield session
     await runner.cleanup()
 
@@ -152,12 +152,13 @@ async def test_a_websocket_echoes_small_and_large_messages(tmp_path, tls):
 
 
 async def test_a_client_that_gives_up_cancels_the_handler(tmp_path, tls):
-    async with serving(tmp_path, tls) as session:
+    app = web.Application()
+    async with serving(tmp_path, tls, app) as session:
         request = asyncio.ensure_future(session.get("/hang"))
         async with asyncio.timeout(LIMIT):
-            await session.app[HUNG].wait()
+            await app[HUNG].wait()
             request.cancel()
-            await session.app[LEFT].wait()
+            await app[LEFT].wait()
         with pytest.raises(asyncio.CancelledError):
             await request
         async with session.post("/digest", data=b"x") as response:

@@ -9,7 +9,11 @@ import pytest_asyncio
 
 from .processes import LIMIT
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    # asyncssh 2.24.1 makes a coroutine for a redirected pipe that it does not always await.
+    pytest.mark.filterwarnings("ignore:coroutine 'Queue.join' was never awaited:RuntimeWarning"),
+]
 
 
 @pytest.fixture(scope="module")

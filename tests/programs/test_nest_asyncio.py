@@ -192,6 +192,68 @@ loop.run_until_complete(main())
     assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True\nend\n"
 
 
+def test_datagrams_that_come_inside_of_datagram_received_are_not_lost(factory):
+    # How loudly is left open; what counts is that each comes, once and in order.
+    code = """
+class Receiver(asyncio.DatagramProtocol):
+    def __init__(self):
+        self.got, self.nested, self.done = [], 0, loop.create_future()
+
+    def datagram_received(self, data, address):
+        self.got.append(int(data))
+        if self.nested < 5:
+            self.nested += 1
+            loop.run_until_complete(asyncio.sleep(0.01))
+        if len(self.got) == 60 and not self.done.done():
+            self.done.set_result(None)
+
+async def main():
+    receiving, protocol = await loop.create_datagram_endpoint(Receiver, local_addr=("127.0.0.1", 0))
+    sending, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol, remote_addr=receiving.get_extra_info("sockname")
+    )
+    for n in range(60):
+        sending.sendto(b"%d" % n)
+        if n % 7 == 0:
+            await asyncio.sleep(0.001)
+    await asyncio.wait_for(protocol.done, 20)
+    print(protocol.got == list(range(60)))
+    sending.close()
+    receiving.close()
+
+loop.run_until_complete(main())
+loop.run_until_complete(asyncio.sleep(0))
+"""
+    assert run_python(START + code + END, factory, quiet=False) == "True\nend\n"
+
+
+def test_output_of_a_child_that_comes_inside_of_pipe_data_received_is_not_lost(factory):
+    code = """
+class Reader(asyncio.SubprocessProtocol):
+    def __init__(self):
+        self.got, self.nested, self.done = b"", 0, loop.create_future()
+
+    def pipe_data_received(self, fd, data):
+        self.got += data
+        if self.nested < 5:
+            self.nested += 1
+            loop.run_until_complete(asyncio.sleep(0.02))
+
+    def connection_lost(self, exc):
+        self.done.set_result(None)
+
+async def main():
+    program = "import sys, time\\nfor n in range(40): print('%05d' % n, flush=True); time.sleep(0.002)"
+    transport, protocol = await loop.subprocess_exec(Reader, sys.executable, "-c", program, stdin=None, stderr=None)
+    await asyncio.wait_for(protocol.done, 20)
+    print(protocol.got == b"".join(b"%05d\\n" % n for n in range(40)), transport.get_returncode())
+    transport.close()
+
+loop.run_until_complete(main())
+"""
+    assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True 0\nend\n"
+
+
 def test_threads_timers_and_subprocesses_work_inside(factory):
     code = """
 def inner():
