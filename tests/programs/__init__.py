@@ -18,11 +18,10 @@ LEFT_OUT = [
     ("grpc", PYPY, "no wheel for PyPy"),
     ("tornado", PYPY, "no wheel for PyPy"),
     ("py_spy", PYPY, "py-spy reads the frames of CPython"),
-    ("py_spy", sys.version_info >= (3, 15), "py-spy 0.4.3 knows Python up to 3.14"),
     (
         "nest_asyncio",
         sys.version_info >= (3, 14),
-        "nest_asyncio 1.6.0 leans on policies as they were until 3.13",
+        "from 3.14 on asyncio.current_task() is None on a loop that it has patched",
     ),
 ]
 

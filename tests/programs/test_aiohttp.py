@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
+import http.client
+import signal
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from .processes import LIMIT
-
-pytestmark = pytest.mark.asyncio
+from .processes import LIMIT, Program, free_port
 
 HUNG, LEFT = web.AppKey("HUNG", asyncio.Event), web.AppKey("LEFT", asyncio.Event)
 
@@ -90,6 +90,7 @@ def tls(request, certificates):
     return certificates if request.param == "tls" else None
 
 
+@pytest.mark.asyncio
 async def test_a_streamed_upload_of_some_megabytes_arrives_whole(tmp_path, tls):
     async def pieces():
         for n in range(80):
@@ -100,6 +101,7 @@ async def test_a_streamed_upload_of_some_megabytes_arrives_whole(tmp_path, tls):
         assert await response.json() == {"length": len(whole), "digest": hashlib.sha256(whole).hexdigest()}
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize("query", ["", "&gzip"])
 async def test_a_streamed_answer_comes_whole(tmp_path, tls, query):
     async with serving(tmp_path, tls) as session:
@@ -109,6 +111,7 @@ async def test_a_streamed_answer_comes_whole(tmp_path, tls, query):
                 assert await response.read() == b"".join(b"%06d" % n * 1000 for n in range(300))
 
 
+@pytest.mark.asyncio
 async def test_a_file_is_sent_and_a_range_of_it(tmp_path, tls):
     whole = bytes(range(256)) * 20_000
     (tmp_path / "file").write_bytes(whole)
@@ -122,6 +125,7 @@ async def test_a_file_is_sent_and_a_range_of_it(tmp_path, tls):
             assert response.status == 404
 
 
+@pytest.mark.asyncio
 async def test_a_form_with_a_file_is_taken_apart(tmp_path, tls):
     data = aiohttp.FormData()
     data.add_field("name", "grüße")
@@ -130,6 +134,7 @@ async def test_a_form_with_a_file_is_taken_apart(tmp_path, tls):
         assert await response.json() == {"name": "grüße", "file": 1_000_000}
 
 
+@pytest.mark.asyncio
 async def test_a_hundred_requests_at_once(tmp_path, tls):
     async def one(session, n):
         async with session.post("/digest", data=bytes(n * 100)) as response:
@@ -139,6 +144,7 @@ async def test_a_hundred_requests_at_once(tmp_path, tls):
         assert await asyncio.gather(*(one(session, n) for n in range(100))) == [n * 100 for n in range(100)]
 
 
+@pytest.mark.asyncio
 async def test_a_websocket_echoes_small_and_large_messages(tmp_path, tls):
     async with serving(tmp_path, tls) as session, session.ws_connect("/websocket", compress=15) as socket:
         for message in ("", "grüße", "x" * 100_000):
@@ -151,6 +157,7 @@ async def test_a_websocket_echoes_small_and_large_messages(tmp_path, tls):
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4001)
 
 
+@pytest.mark.asyncio
 async def test_a_client_that_gives_up_cancels_the_handler(tmp_path, tls):
     app = web.Application()
     async with serving(tmp_path, tls, app) as session:
@@ -165,12 +172,14 @@ async def test_a_client_that_gives_up_cancels_the_handler(tmp_path, tls):
             assert (await response.json())["length"] == 1
 
 
+@pytest.mark.asyncio
 async def test_a_client_times_out(tmp_path, tls):
     async with serving(tmp_path, tls) as session:
         with pytest.raises(asyncio.TimeoutError):
             await session.get("/hang", timeout=aiohttp.ClientTimeout(0.05))
 
 
+@pytest.mark.asyncio
 async def test_nobody_listens_and_a_bad_certificate_are_errors_of_the_client(tmp_path, certificates):
     async with serving(tmp_path, certificates) as session:
         port = session._base_url.port
@@ -185,6 +194,7 @@ async def test_nobody_listens_and_a_bad_certificate_are_errors_of_the_client(tmp
             await session.get(f"http://127.0.0.1:{port}/")
 
 
+@pytest.mark.asyncio
 async def test_a_unix_socket_serves_too(tmp_path):
     app = web.Application()
     app.router.add_post("/digest", digest)
@@ -198,3 +208,42 @@ async def test_a_unix_socket_serves_too(tmp_path):
     ):
         assert (await response.json())["length"] == 300_000
     await runner.cleanup()
+
+
+PROGRAM = """
+import asyncio, importlib, sys
+from aiohttp import web
+
+async def hello(request):
+    print("asked", flush=True)
+    await asyncio.sleep(0.3)
+    return web.Response(text="hello")
+
+async def cleanup(app):
+    await asyncio.sleep(0)
+    print("cleaned up", flush=True)
+
+app = web.Application()
+app.router.add_get("/", hello)
+app.on_cleanup.append(cleanup)
+module, name = sys.argv[1].split(":")
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[2]), loop=getattr(importlib.import_module(module), name)())
+print("left in order", flush=True)
+"""
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_run_app_ends_in_order_when_a_signal_comes(factory, sig):
+    # The handler of the signal raises SystemExit out of the loop, which is run again to finish and to clean up.
+    port = free_port()
+    with Program.python("-c", PROGRAM, factory, port) as program:
+        program.wait_for("Running on")
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)) as client:
+            client.request("GET", "/")
+            program.wait_for("asked")
+            program.send(sig)
+            assert client.getresponse().read() == b"hello"
+        assert program.ended() == 0
+        assert "cleaned up" in program.text
+        assert "left in order" in program.text
+        assert "Traceback" not in program.text

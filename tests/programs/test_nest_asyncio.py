@@ -1,18 +1,17 @@
-"""nest_asyncio: a loop that is run again from inside of its own callbacks, with I/O under way on several connections.
+"""nest_asyncio and nest_asyncio2, its successor: a loop that is run again from inside of its own callbacks.
 
-It patches asyncio for the whole process, so each test has an interpreter of its own.
+Several connections have I/O under way meanwhile. The packages patch asyncio for the whole process, so each test has an
+interpreter of its own.
 """
 
 import pytest
 
-from . import need
+from . import missing
 from .processes import run_python
-
-need("nest_asyncio")
 
 START = """
 import asyncio, importlib, sys, threading
-import nest_asyncio
+nest_asyncio = importlib.import_module(sys.argv[2])
 module, name = sys.argv[1].split(":")
 loop = getattr(importlib.import_module(module), name)()
 asyncio.set_event_loop(loop)
@@ -46,8 +45,20 @@ print("end")
 """
 
 
+@pytest.fixture(params=["nest_asyncio", "nest_asyncio2"])
+def names(request, factory):
+    """The loop factory and the package, as arguments of the program."""
+    if reason := missing(request.param):
+        pytest.skip(reason)
+    return factory, request.param
+
+
+def is_ffloop(names):
+    return "ffloop" in names[0]
+
+
 @pytest.mark.parametrize("debug", [False, True])
-def test_runs_nest_while_other_connections_go_on(factory, debug):
+def test_runs_nest_while_other_connections_go_on(names, debug):
     code = """
 async def client(n, address):
     # Synchronous code deep inside of a task, which wants the result of a coroutine now.
@@ -65,10 +76,10 @@ async def main():
 
 asyncio.run(main())
 """
-    assert run_python(START + f"loop.set_debug({debug})" + code + END, factory) == "True\nend\n"
+    assert run_python(START + f"loop.set_debug({debug})" + code + END, *names) == "True\nend\n"
 
 
-def test_a_protocol_may_run_the_loop_from_data_received(factory):
+def test_a_protocol_may_run_the_loop_from_data_received(names):
     # Each connection's records are in one batch: what is received inside must not overwrite it, nor come before it.
     # asyncio gets there too, after reporting again and again that the transport's context is entered already.
     code = """
@@ -111,10 +122,10 @@ async def main():
 loop.run_until_complete(main())
 print(results == {n: True for n in range(8)}, max(depths) > 1)
 """
-    assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True True\nend\n"
+    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True True\nend\n"
 
 
-def test_a_nested_run_gets_what_its_own_connection_receives_in_order(factory):
+def test_a_nested_run_gets_what_its_own_connection_receives_in_order(names):
     code = """
 class Reader(asyncio.Protocol):
     def __init__(self):
@@ -148,10 +159,10 @@ async def main():
 
 loop.run_until_complete(main())
 """
-    assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True 5\nend\n"
+    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True 5\nend\n"
 
 
-def test_a_paused_writer_may_run_the_loop_from_resume_writing(factory):
+def test_a_paused_writer_may_run_the_loop_from_resume_writing(names):
     code = """
 class Writer(asyncio.Protocol):
     def __init__(self):
@@ -189,10 +200,10 @@ async def main():
 
 loop.run_until_complete(main())
 """
-    assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True\nend\n"
+    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True\nend\n"
 
 
-def test_datagrams_that_come_inside_of_datagram_received_are_not_lost(factory):
+def test_datagrams_that_come_inside_of_datagram_received_are_not_lost(names):
     # How loudly is left open; what counts is that each comes, once and in order.
     code = """
 class Receiver(asyncio.DatagramProtocol):
@@ -224,10 +235,10 @@ async def main():
 loop.run_until_complete(main())
 loop.run_until_complete(asyncio.sleep(0))
 """
-    assert run_python(START + code + END, factory, quiet=False) == "True\nend\n"
+    assert run_python(START + code + END, *names, quiet=False) == "True\nend\n"
 
 
-def test_output_of_a_child_that_comes_inside_of_pipe_data_received_is_not_lost(factory):
+def test_output_of_a_child_that_comes_inside_of_pipe_data_received_is_not_lost(names):
     code = """
 class Reader(asyncio.SubprocessProtocol):
     def __init__(self):
@@ -251,10 +262,10 @@ async def main():
 
 loop.run_until_complete(main())
 """
-    assert run_python(START + code + END, factory, quiet="ffloop" in factory) == "True 0\nend\n"
+    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True 0\nend\n"
 
 
-def test_threads_timers_and_subprocesses_work_inside(factory):
+def test_threads_timers_and_subprocesses_work_inside(names):
     code = """
 def inner():
     fired = []
@@ -272,10 +283,10 @@ print(loop.run_until_complete(main()))
 print(inner())
 """
     expected = "(['thread', 'timer'], b'42\\n', 0)\n"
-    assert run_python(START + code + END, factory) == 2 * expected + "end\n"
+    assert run_python(START + code + END, *names) == 2 * expected + "end\n"
 
 
-def test_an_exception_leaves_the_outer_run_intact(factory):
+def test_an_exception_leaves_the_outer_run_intact(names):
     code = """
 async def wrong():
     await asyncio.sleep(0)
@@ -298,21 +309,20 @@ async def main():
 task = loop.create_task(main(), name="outer")
 loop.run_until_complete(task)
 """
-    assert run_python(START + code + END, factory) == "inside\ntimed out\nTrue outer\nend\n"
+    assert run_python(START + code + END, *names) == "inside\ntimed out\nTrue outer\nend\n"
 
 
-def test_a_loop_that_is_patched_while_it_runs(factory):
+def test_a_loop_that_is_patched_while_it_runs(names):
     code = """
 import asyncio, importlib, sys
 module, name = sys.argv[1].split(":")
 
 async def main():
-    import nest_asyncio
-    nest_asyncio.apply()
+    importlib.import_module(sys.argv[2]).apply()
     loop = asyncio.get_running_loop()
     return loop.run_until_complete(asyncio.sleep(0.01, "nested"))
 
 with asyncio.Runner(loop_factory=getattr(importlib.import_module(module), name)) as runner:
     print(runner.run(main()))
 """
-    assert run_python(code, factory) == "nested\n"
+    assert run_python(code, *names) == "nested\n"

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -185,6 +186,32 @@ def test_two_workers_share_a_port_and_stop_together(factory):
         program.send(signal.SIGTERM)
         assert program.ended() == 0
         assert program.text.count("the application was shut down") == 2
+
+
+@pytest.mark.parametrize("way", ["--uds", "--fd"])
+def test_a_unix_socket_and_an_inherited_one_serve_too(factory, way, tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listening:
+        options = {}
+        if way == "--fd":
+            listening.bind(path)
+            listening.listen()
+            options = {"pass_fds": [listening.fileno()]}
+        where = path if way == "--uds" else listening.fileno()
+        command = ["-m", "uvicorn", "app:app", "--loop", factory, way, where]
+        with Program.python(*command, **options) as program:
+            program.wait_for("running on")
+            client = http.client.HTTPConnection("localhost", timeout=LIMIT)
+            client.sock = socket.socket(socket.AF_UNIX)
+            client.sock.settimeout(LIMIT)
+            client.sock.connect(path)
+            for size in (1, 1_000_000):
+                client.request("GET", f"/size/{size}")
+                assert len(client.getresponse().read()) == size
+            client.close()
+            program.send(signal.SIGTERM)
+            program.ended()
+            assert "the application was shut down" in program.text
 
 
 def test_requests_are_served_in_debug_mode(factory):
