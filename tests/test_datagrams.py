@@ -790,6 +790,50 @@ async def test_what_was_sent_has_left_when_somebody_looks_at_the_buffer_or_the_s
         await closed(transport)
 
 
+async def test_answers_keep_their_order_whether_one_or_several_answer_a_datagram():
+    class Answering(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            for number in range(int(data)):
+                self.transport.sendto(b"%d/%d" % (number, int(data)), addr)
+
+    server, _ = await endpoint(Answering)
+    client, protocol = await endpoint(remote_addr=server.get_extra_info("sockname"))
+    expected = []
+    for rounds in ([1], [1], [1], [3], [1], [2, 1], [1], [1, 1, 1], [0], [40], [1]):
+        for count in rounds:
+            client.sendto(b"%d" % count)
+            expected += [b"%d/%d" % (number, count) for number in range(count)]
+        await until(lambda: len(protocol.received) == len(expected))
+    assert [data for data, _ in protocol.received] == expected
+    await closed(server, client)
+
+
+async def test_a_full_peer_is_waited_for_by_one_that_answers_too(tmp_path):
+    class Answering(Recorder):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            self.transport.sendto(data)
+
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    peer.bind(str(tmp_path / "peer"))
+    peer.setblocking(False)
+    transport, _ = await endpoint(
+        Answering, family=socket.AF_UNIX, local_addr=str(tmp_path / "own"), remote_addr=str(tmp_path / "peer")
+    )
+    count = 0
+    while transport.get_write_buffer_size() < 200:
+        peer.sendto(b"%d" % count, str(tmp_path / "own"))
+        count += 1
+        await asyncio.sleep(0.001)
+        assert count < 10_000
+    received = []
+    await until(lambda: received.extend(drain(peer)) or len(received) == count)
+    assert received == [b"%d" % number for number in range(count)]
+    await closed(transport)
+    peer.close()
+
+
 async def test_close_sends_what_was_queued_first(no_leaks):
     with plain() as peer:
         transport, protocol = await endpoint(remote_addr=peer.getsockname())

@@ -2,9 +2,9 @@
 
 As with streams (transports.py), three things differ from a selector transport inside, and must not show outside:
 
-* `sendto()` only queues; what a turn has queued leaves together at its end. Whatever could notice, or overtake,
-  queued datagrams sends them first. Only what libuv can send together is queued at all: a host that must be looked up,
-  a Unix path, a datagram larger than any can be, goes to the socket at once, and what is wrong with it shows at once.
+* `sendto()` only queues; what a turn has queued leaves together at its end (but see `_alone`). Whatever could notice,
+  or overtake, queued datagrams sends them first. Only what libuv can send together is queued at all: a host that must
+  be looked up, a Unix path, a datagram larger than any can be goes to the socket at once, where what is wrong shows.
 * Received datagrams come as records of a batch, of which each is told what the one before has changed.
 * libuv owns the descriptor. The socket object that sends, and that users see, only borrows it. A socket that was given
   stays usable: libuv gets a descriptor of its own for it, and both are closed together.
@@ -133,6 +133,11 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._names = self._peers.names
         self._region = loop._uv.region
         self._dirty = loop._uv.dirty
+        # Who answers one datagram with one needs no queue: after a turn that has sent one alone, the first that is sent
+        # from within a batch of received records does not wait. A second one ends that.
+        self._alone = False
+        self._turns = loop._uv
+        self._last_batch: object = None
         self._context: contextvars.Context | None = None  # of what is received; None while nothing is to be
         self._write_context: contextvars.Context | None = None
         self._writable: _Writable | None = None  # while blocked
@@ -217,13 +222,14 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         """Give the protocol a record: a datagram's size, and where it and its sender stand; or an error's status."""
         if nread >= 0:
             region = self._region
-            offset = payload & _OFFSET_MASK
             place = payload >> _PEER_SHIFT
             peer = region[place : place + _PEER_SIZE]
-            name = self._names.get(peer)
-            if name is None:
+            try:
+                name = self._names[peer]
+            except KeyError:
                 name = self._peers.name(peer)
-            self._context.run(self._protocol.datagram_received, region[offset : offset + nread], name)  # type: ignore[union-attr]
+            place = payload & _OFFSET_MASK
+            self._context.run(self._protocol.datagram_received, region[place : place + nread], name)  # type: ignore[union-attr]
         else:
             self._context.run(self._protocol.error_received, uv.os_error(nread))  # type: ignore[union-attr]
 
@@ -285,8 +291,22 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             data = _as_bytes(data)
         if addr is not self._aim and not self._take_aim(addr):
             return
-        size = len(data) + HEADER
         buffer = self._buffer
+        if self._alone and not buffer:
+            batch = self._turns._batch
+            if batch is not self._last_batch and batch is not None:
+                self._last_batch = batch
+                try:
+                    if self._connected:
+                        self._socket.send(data)
+                    else:
+                        self._socket.sendto(data, self._address or addr)
+                except BaseException as exc:
+                    self._on_send_error(exc, data, addr, soon=False)
+                return
+            if batch is not None:
+                self._alone = False
+        size = len(data) + HEADER
         if not buffer:
             if self._peer is None or size > self._flush_at or self._loop._thread_id is None:
                 self._send_now(data, addr)
@@ -331,6 +351,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
                 # The way of most datagrams.
                 data, addr, _ = buffer.popleft()
                 self._size = 0
+                self._alone = True
                 try:
                     if self._connected:
                         self._socket.send(data)
@@ -348,6 +369,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         if self._udp.closed:
             self._drop()  # with the loop
             return
+        self._alone = False
         together = list(takewhile(_can_go_together, islice(self._buffer, TOGETHER)))
         datagrams, _, peers = zip(*together, strict=True)
         sent, status = self._udp.try_send(datagrams, None if self._connected else peers)
