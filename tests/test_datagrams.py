@@ -804,7 +804,7 @@ async def test_answers_keep_their_order_whether_one_or_several_answer_a_datagram
         for count in rounds:
             client.sendto(b"%d" % count)
             expected += [b"%d/%d" % (number, count) for number in range(count)]
-        await until(lambda: len(protocol.received) == len(expected))
+        await until(lambda: len(protocol.received) == len(expected))  # noqa: B023
     assert [data for data, _ in protocol.received] == expected
     await closed(server, client)
 
