@@ -139,6 +139,19 @@ class Core(asyncio.BaseEventLoop):
         self._selector = None
 
 
+def is_entered(context: contextvars.Context) -> bool:
+    """Return whether the caller is inside of `context` already: a callback in it runs the loop, as nest_asyncio does.
+
+    What comes then must wait, because a context is entered by one at a time, and neither is the protocol one to be
+    entered twice. Asked only when something went wrong: to know beforehand would cost every record.
+    """
+    try:
+        context.run(int)
+    except RuntimeError:
+        return True
+    return False
+
+
 def _flush_before_fork() -> None:
     # Else the child would have a copy of what is queued, and might send it a second time.
     loop = asyncio._get_running_loop()

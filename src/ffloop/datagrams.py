@@ -28,6 +28,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 from . import uv
+from .core import is_entered
 from .readers import Readers
 from .transports import BorrowedSocket, _as_bytes, _set_unless_done
 
@@ -229,9 +230,28 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             except KeyError:
                 name = self._peers.name(peer)
             place = payload & _OFFSET_MASK
-            self._context.run(self._protocol.datagram_received, region[place : place + nread], name)  # type: ignore[union-attr]
+            data = region[place : place + nread]
+            try:
+                self._context.run(self._protocol.datagram_received, data, name)  # type: ignore[union-attr]
+            except RuntimeError:
+                self._set_aside(data, name)
         else:
-            self._context.run(self._protocol.error_received, uv.os_error(nread))  # type: ignore[union-attr]
+            try:
+                self._context.run(self._protocol.error_received, uv.os_error(nread))  # type: ignore[union-attr]
+            except RuntimeError:
+                self._set_aside(None, uv.os_error(nread))
+
+    def _set_aside(self, data: bytes | None, name: Any) -> None:
+        """Keep what came for a protocol that runs the loop from its own callback, until that has returned.
+
+        Raises the exception under way when that is not the reason for it.
+        """
+        if self._context is None or not is_entered(self._context):
+            raise
+        self._held.append((data, name))
+        self._udp.recv_stop()
+        self._udp.on_recv(self._hold)
+        self._loop.call_soon(self._release)
 
     def _receive_ready(self, nread: int, payload: int) -> None:
         """Receive what a watched socket has."""
@@ -248,7 +268,11 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             except BaseException as exc:
                 self._fatal_error(exc, "Fatal read error on datagram transport")
                 return
-            self._context.run(self._protocol.datagram_received, data, name)  # type: ignore[union-attr]
+            try:
+                self._context.run(self._protocol.datagram_received, data, name)  # type: ignore[union-attr]
+            except RuntimeError:
+                self._set_aside(data, name)
+                return
             if self._context is None:
                 return
 
@@ -272,6 +296,10 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
                 self._context.run(self._protocol.error_received, name)
             else:
                 self._context.run(self._protocol.datagram_received, data, name)
+        except RuntimeError:
+            if self._context is None or not is_entered(self._context):
+                raise
+            held.appendleft((data, name))
         finally:
             if held:
                 self._loop.call_soon(self._release)

@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .core import Core
+from .core import Core, is_entered
 
 if TYPE_CHECKING:
     from .servers import Server
@@ -218,7 +218,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            if self._is_inside_protocol():
+            if self._context is not None and is_entered(self._context):
                 self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
             else:
                 self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
@@ -245,7 +245,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            if self._is_inside_protocol():
+            if self._context is not None and is_entered(self._context):
                 self._set_aside(len(data) or uv.EOF, data)
             else:
                 self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
@@ -261,7 +261,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             else:
                 self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
         except RuntimeError:
-            if not self._is_inside_protocol():
+            if self._context is None or not is_entered(self._context):
                 raise
             if nread:
                 self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
@@ -269,21 +269,6 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _hold_record(self, nread: int, offset: int) -> None:
         if nread and not self._closing:
             self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
-
-    def _is_inside_protocol(self) -> bool:
-        """Return whether this is called from inside of `data_received` or its like, which runs the loop again.
-
-        Then the context of what is received cannot be entered, and the protocol is not one to be entered twice
-        either. Asked only when something went wrong: to know beforehand would cost every record.
-        """
-        context = self._context
-        if context is None:
-            return False
-        try:
-            context.run(int)
-        except RuntimeError:
-            return True
-        return False
 
     def _set_aside(self, nread: int, data: bytes) -> None:
         """Keep what came for a protocol that runs the loop from `data_received`, until that has returned."""
@@ -308,7 +293,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            if self._is_inside_protocol():
+            if self._context is not None and is_entered(self._context):
                 held.insert(0, (nread, data))
             else:
                 self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
@@ -558,9 +543,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         context = self._write_context
         if context is None or self._conn_lost:
             return
-        try:
-            context.run(int)
-        except RuntimeError:
+        if is_entered(context):
             # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
             self._loop.call_soon(self._on_written, status)
         else:
