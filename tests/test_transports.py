@@ -770,3 +770,18 @@ def test_what_comes_while_a_protocol_runs_the_loop_is_delivered_when_it_returns(
     assert protocol.got == b"".join(bytes([n]) * size for n in range(6))
     # asyncio reports each time that it could not enter the context of the callback under way.
     assert not errors or isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def test_the_socket_of_a_transport_lets_go_of_the_descriptor_when_the_loop_is_closed(loop):
+    left, right = socket.socketpair()
+    transport, _ = loop.run_until_complete(loop.connect_accepted_socket(asyncio.Protocol, left))
+    borrowed = transport.get_extra_info("socket")
+    assert borrowed.fileno() != -1
+    loop.close()
+    if not isinstance(loop, asyncio.SelectorEventLoop):  # which leaves it to the garbage collector
+        assert borrowed.fileno() == -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del transport
+        gc.collect()
+    right.close()

@@ -637,8 +637,6 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if self._stream.closed:
             return
         self.get_extra_info("sockname")  # the last moment to learn it
-        if self._socket is not None:
-            self._socket.detach()
         self._writing = False
         self._stream.close()
 
@@ -680,6 +678,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
                 borrowed = BorrowedSocket(fileno=self._stream.fileno())
                 borrowed.settimeout(0)
                 borrowed._transport = weakref.ref(self)
+                self._stream.on_close = borrowed.detach
             self._socket = borrowed
         return borrowed
 
@@ -699,8 +698,6 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if getattr(self, "_protocol", None) is None:
             return  # connection_lost() was called, or nothing was ever there
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
-        if self._socket is not None:
-            self._socket.detach()
         thread = self._loop._thread_id
         if thread is None or thread == threading.get_ident():
             self._stream.close()
