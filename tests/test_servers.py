@@ -1,8 +1,10 @@
 import asyncio
+import contextvars
 import errno
 import logging
 import resource
 import socket
+import sys
 import warnings
 
 import pytest
@@ -33,6 +35,25 @@ async def test_a_server_serves_many_connections_at_once(no_leaks):
         answers = await asyncio.gather(*(exchange(address, b"%d" % number) for number in range(200)))
     assert answers == [b"%d" % number for number in range(200)]
     await asyncio.sleep(0.02)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio", "ffloop"] if sys.version_info >= (3, 15) else ["ffloop"])
+async def test_each_connection_has_a_copy_of_the_context_that_its_server_was_made_in():
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def tell(reader, writer):
+        writer.write(variable.get().encode())
+        variable.set("another connection")
+        writer.close()
+
+    variable.set("creator")
+    async with await asyncio.start_server(tell, "127.0.0.1", 0) as server:
+        variable.set("later")
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            assert await reader.read() == b"creator"
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_a_server_listens_on_every_host_and_shows_its_sockets():

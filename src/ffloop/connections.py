@@ -4,6 +4,7 @@ TLS is `asyncio.sslproto`'s: a protocol between the stream transport and the pro
 """
 
 import asyncio
+import contextvars
 import itertools
 import socket
 from asyncio import sslproto
@@ -32,9 +33,11 @@ class Connections(Servers):
         *,
         extra: dict[str, Any] | None = None,
         server: Server | None = None,
+        context: contextvars.Context | None = None,
     ) -> StreamTransport:
         """Return a transport that owns the descriptor of `sock`, which is detached.
 
+        context: what the protocol runs in; None for a copy of the current one, as Pythons before 3.15 have it.
         Raises `OSError`; then `sock` is as it was.
         """
         facts = dict(extra) if extra else {}
@@ -51,7 +54,7 @@ class Connections(Servers):
                 stream.nodelay(True)
             except OSError:
                 pass  # a stream that knows no Nagle's algorithm
-        transport = StreamTransport(self, stream, protocol, waiter, facts, server)
+        transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
         self._transports[fd] = transport
         return transport
 
@@ -68,6 +71,7 @@ class Connections(Servers):
         server: Server | None = None,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
         """Return the transport of a TLS session on the descriptor of `rawsock`, which is detached."""
         ssl_protocol = sslproto.SSLProtocol(
@@ -80,7 +84,7 @@ class Connections(Servers):
             ssl_handshake_timeout=ssl_handshake_timeout,  # type: ignore[arg-type]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         transport: asyncio.Transport = ssl_protocol._app_transport
         return transport
 

@@ -4,6 +4,7 @@ One watch per descriptor, with a reader and a writer each. Transports' own descr
 """
 
 import asyncio
+import contextvars
 import selectors
 import weakref
 from collections.abc import Callable
@@ -140,11 +141,15 @@ class Readers(Core):
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
-    def _add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
-        return self._set_reader(fd, asyncio.Handle(callback, args, self, None))
+    def _add_reader(
+        self, fd: Any, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        return self._set_reader(fd, asyncio.Handle(callback, args, self, context))
 
-    def _add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
-        return self._set_writer(fd, asyncio.Handle(callback, args, self, None))
+    def _add_writer(
+        self, fd: Any, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        return self._set_writer(fd, asyncio.Handle(callback, args, self, context))
 
     def _set_reader(self, fd: Any, handle: asyncio.Handle) -> asyncio.Handle:
         self._check_closed()

@@ -54,6 +54,7 @@ class Server(asyncio.Server):
         self._protocol_factory = protocol_factory
         self._ssl_context = ssl_context
         self._backlog = backlog
+        self._context = contextvars.copy_context()  # each connection gets a copy, and shares it with no other
         self._ssl_timeouts: dict[str, Any] = {
             "ssl_handshake_timeout": ssl_handshake_timeout,
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
@@ -174,10 +175,10 @@ class Server(asyncio.Server):
                 self._loop._remove_reader(sock)
                 self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self._watch, sock)
                 return
-            # A connection's callbacks see neither each other's context variables nor the listener's.
-            contextvars.copy_context().run(self._connect, connection, address)
+            context = self._context.copy()
+            context.run(self._connect, connection, address, context)
 
-    def _connect(self, connection: socket.socket, address: Any) -> None:
+    def _connect(self, connection: socket.socket, address: Any, context: contextvars.Context) -> None:
         loop = self._loop
         protocol: Any = None
         transport: Any = None
@@ -187,7 +188,7 @@ class Server(asyncio.Server):
             protocol = self._protocol_factory()
             extra = {"peername": address}
             if self._ssl_context is None:
-                loop._make_socket_transport(connection, protocol, extra=extra, server=self)
+                loop._make_socket_transport(connection, protocol, extra=extra, server=self, context=context)
             else:
                 waiter = loop.create_future()
                 transport = loop._make_ssl_transport(
@@ -198,6 +199,7 @@ class Server(asyncio.Server):
                     server_side=True,
                     extra=extra,
                     server=self,
+                    context=context,
                     **self._ssl_timeouts,
                 )
         except (SystemExit, KeyboardInterrupt):
@@ -219,12 +221,12 @@ class Server(asyncio.Server):
     def _refused(self, exc: BaseException, protocol: Any, transport: Any) -> None:
         if not self._loop.get_debug():
             return
-        context = {"message": "Error on transport creation for incoming connection", "exception": exc}
+        facts = {"message": "Error on transport creation for incoming connection", "exception": exc}
         if protocol is not None:
-            context["protocol"] = protocol
+            facts["protocol"] = protocol
         if transport is not None:
-            context["transport"] = transport
-        self._loop.call_exception_handler(context)
+            facts["transport"] = transport
+        self._loop.call_exception_handler(facts)
 
     def _attach(self, transport: Any) -> None:
         self._clients.add(transport)

@@ -23,6 +23,7 @@ from asyncio import constants
 from asyncio import transports as asyncio_transports
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -102,20 +103,25 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         waiter: asyncio.Future[None] | None = None,
         extra: dict[str, Any] | None = None,
         server: "Server | None" = None,
+        context: contextvars.Context | None = None,
     ) -> None:
-        """Take over `stream`; the protocol's `connection_made` is called soon, then reading starts."""
+        """Take over `stream`; the protocol's `connection_made` is called soon, then reading starts.
+
+        context: what the protocol's methods run in, all of them; None for a copy of the one of this moment.
+        """
         self._first = b""  # what was written since the last flush: most turns write once, and need no list
         self._more: list[bytes] = []
         self._more_size = 0
         self._writing = False  # a write is in flight: what the kernel would not take at once
+        self._resuming = False  # resume_writing() is running
         self._rest: bytes | memoryview = b""  # what is to go after it
         super().__init__(extra, loop)
         self._stream = stream
         self._region = loop._uv.region
         self._dirty = loop._uv.dirty
         self._server = server
-        self._context: contextvars.Context | None = None  # of what is received; None while nothing is to be
-        self._write_context: contextvars.Context | None = None
+        self._own_context = contextvars.copy_context() if context is None else context
+        self._context: contextvars.Context | None = None  # the same, but None while nothing is to be received
         self._socket: BorrowedSocket | None = None
         self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
         self._eof = False
@@ -127,7 +133,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self.set_protocol(protocol)
         if server is not None:
             server._attach(self)
-        loop.call_soon(protocol.connection_made, self)
+        loop.call_soon(protocol.connection_made, self, context=self._own_context)
         # Only once connection_made() has returned may data_received() be called.
         loop.call_soon(self._start_reading)
         if waiter is not None:
@@ -175,10 +181,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             logger.debug("%r resumes reading", self)
 
     def _start_reading(self) -> None:
-        """Begin to deliver, in a copy of the context of this moment."""
+        """Begin to deliver."""
         if not self.is_reading() or self._context is not None:
             return
-        self._context = contextvars.copy_context()
+        self._context = self._own_context
         if self._held:
             self._loop.call_soon(self._release)
         self._receive()
@@ -530,8 +536,6 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         portion = min(PORTION, above) if above > 0 else len(rest)
         self._rest = rest[portion:]
         self._writing = True
-        if self._write_context is None:
-            self._write_context = contextvars.copy_context()
         try:
             self._stream.write(rest[:portion], self._on_written)
         except OSError as exc:
@@ -539,15 +543,23 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._fatal_error(exc, "Fatal write error on socket transport")
 
     def _on_written(self, status: int) -> None:
-        """Go on after the portion in flight has ended, in the context of the write that filled the buffer."""
-        context = self._write_context
-        if context is None or self._conn_lost:
+        """Go on after the portion in flight has ended."""
+        if self._conn_lost:
             return
-        if is_entered(context):
+        if self._resuming:
             # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
             self._loop.call_soon(self._on_written, status)
         else:
-            context.run(self._write_more, status)
+            self._enter(self._write_more, status)
+
+    def _enter(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call `callback` in the connection's context; in a copy when the protocol runs the loop from inside of it."""
+        context = self._own_context
+        try:
+            context.run(int)
+        except RuntimeError:
+            context = context.copy()
+        context.run(callback, *args)
 
     def _write_more(self, status: int) -> None:
         if status < 0:
@@ -559,13 +571,14 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if rest:
             self._send(rest)
         self._flush()
+        self._resuming = True
         try:
             self._maybe_resume_protocol()
         finally:
+            self._resuming = False
             # resume_writing() may have written more, which goes before the end.
             self._flush()
             if not self._writing and not self._conn_lost:
-                self._write_context = None
                 if self._empty_waiter is not None:
                     _set_unless_done(self._empty_waiter)
                 if self._closing:
@@ -601,7 +614,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._flush()
         if not self._writing and not self._conn_lost:
             self._conn_lost += 1
-            self._loop.call_soon(self._call_connection_lost, None)
+            self._loop.call_soon(self._enter, self._call_connection_lost, None)
 
     def abort(self) -> None:
         """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
@@ -618,7 +631,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         self._stop_reading()
         self._held.clear()
         self._conn_lost += 1
-        self._loop.call_soon(self._call_connection_lost, exc)
+        self._loop.call_soon(self._enter, self._call_connection_lost, exc)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         try:
@@ -716,7 +729,7 @@ def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset
 
 def _as_bytes(data: Any) -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        raise TypeError(f"data argument must be a bytes, bytearray, or memoryview object, not {type(data).__name__!r}")
     return bytes(data)
 
 
