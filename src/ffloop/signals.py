@@ -7,6 +7,7 @@ a signal that comes before the loop runs is not lost.
 """
 
 import asyncio
+import errno
 import inspect
 import os
 import signal
@@ -71,6 +72,8 @@ class Signals(Readers):
                 self._signal_handlers[sig] = replaced
             if not self.is_running():
                 self._return_wakeup()
+            if exc.errno != errno.EINVAL:
+                raise
             raise RuntimeError(f"sig {sig} cannot be caught") from exc
 
     def remove_signal_handler(self, sig: int) -> bool:
@@ -87,6 +90,8 @@ class Signals(Readers):
         try:
             signal.signal(sig, default)
         except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
             raise RuntimeError(f"sig {sig} cannot be caught") from exc
         if not self.is_running():
             self._return_wakeup()
