@@ -1,6 +1,9 @@
 import asyncio
 import errno
+import gc
 import socket
+import sys
+import weakref
 
 import pytest
 
@@ -150,6 +153,27 @@ async def test_the_next_address_is_tried_when_one_fails():
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+
+
+@ffloop_only
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython counts references")
+@pytest.mark.parametrize("delay", [None, 0.02])
+async def test_the_error_of_a_failed_connection_does_not_keep_itself_alive(delay):
+    class Marker:
+        """In a frame that the error's traceback leads to."""
+
+    async def attempt(port):
+        marker = Marker()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port, happy_eyeballs_delay=delay)
+        return weakref.ref(marker)
+
+    gc.disable()
+    try:
+        left = await attempt(refused_port())
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 @ffloop_only

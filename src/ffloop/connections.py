@@ -224,6 +224,7 @@ class Connections(Servers):
             transport.close()
             connection_made.cancel()
             resume.cancel()
+            del waiter  # the exception's traceback leads here, and the waiter has the exception
             raise
         return ssl_protocol._app_transport
 
@@ -256,11 +257,14 @@ class Connections(Servers):
             sock = await self._race(found, local, errors, delay)
         if sock is not None:
             return sock
-        if all_errors:
-            raise ExceptionGroup("create_connection failed", errors)
-        if len({str(error) for error in errors}) == 1:
-            raise errors[0]
-        raise OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")
+        try:
+            if all_errors:
+                raise ExceptionGroup("create_connection failed", errors)
+            if len({str(error) for error in errors}) == 1:
+                raise errors[0]
+            raise OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")
+        finally:
+            del errors  # an error's traceback leads here: it would keep itself alive
 
     async def _resolve_stream(self, address: Any, family: int, proto: int, flags: int) -> list[Any]:
         infos: list[Any] = await self._ensure_resolved(  # type: ignore[attr-defined]
@@ -289,6 +293,8 @@ class Connections(Servers):
             if sock is not None:
                 sock.close()
             raise
+        finally:
+            del errors  # an error's traceback leads here: it would keep itself alive
         return sock
 
     async def _race(
