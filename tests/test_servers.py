@@ -224,6 +224,21 @@ async def test_clients_can_be_closed_with_the_server(how):
 
 
 @ffloop_only
+async def test_a_cancelled_serve_forever_waits_for_no_client_that_says_nothing():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    task = asyncio.create_task(server.serve_forever())
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"x")
+    assert await reader.read(1) == b"x"
+    task.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait([task])
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+@ffloop_only
 async def test_keep_alive_is_set_on_the_listening_socket():
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, keep_alive=True)

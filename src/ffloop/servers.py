@@ -88,7 +88,7 @@ class Server(asyncio.Server):
         await asyncio.sleep(0)
 
     async def serve_forever(self) -> None:
-        """Serve until cancelled, then close. Raises `RuntimeError` when closed, or called twice."""
+        """Serve until cancelled, then close, connections too. Raises `RuntimeError` when closed, or called twice."""
         if self._serving_forever is not None:
             raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
         if self._sockets is None:
@@ -100,6 +100,7 @@ class Server(asyncio.Server):
         except asyncio.CancelledError:
             try:
                 self.close()
+                self.close_clients()  # whoever ends the server waits for no client that says nothing
                 await self.wait_closed()
             finally:
                 raise
