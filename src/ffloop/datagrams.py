@@ -316,7 +316,7 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         object goes to the protocol's `error_received`.
         """
         if data.__class__ is not bytes:
-            data = _as_bytes(data)
+            data = _as_bytes(data, "bytes-like")
         if addr is not self._aim and not self._take_aim(addr):
             return
         buffer = self._buffer

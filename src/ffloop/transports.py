@@ -727,9 +727,9 @@ def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset
         alive._hold_record(nread, offset)
 
 
-def _as_bytes(data: Any) -> bytes:
+def _as_bytes(data: Any, wanted: str = "bytes, bytearray, or memoryview") -> bytes:
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"data argument must be a bytes, bytearray, or memoryview object, not {type(data).__name__!r}")
+        raise TypeError(f"data argument must be a {wanted} object, not {type(data).__name__!r}")
     return bytes(data)
 
 
