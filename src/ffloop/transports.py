@@ -555,11 +555,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _enter(self, callback: Callable[..., object], *args: Any) -> None:
         """Call `callback` in the connection's context; in a copy when the protocol runs the loop from inside of it."""
         context = self._own_context
-        try:
-            context.run(int)
-        except RuntimeError:
-            context = context.copy()
-        context.run(callback, *args)
+        (context.copy() if is_entered(context) else context).run(callback, *args)
 
     def _write_more(self, status: int) -> None:
         if status < 0:
