@@ -810,3 +810,35 @@ def test_the_socket_of_a_transport_lets_go_of_the_descriptor_when_the_loop_is_cl
         del transport
         gc.collect()
     right.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_datagrams_that_come_while_a_protocol_runs_the_loop_are_delivered_when_it_returns(loop, family, tmp_path):
+    class Nesting(asyncio.DatagramProtocol):
+        got, inside = [], False
+
+        def datagram_received(self, data, address):
+            assert not self.inside
+            self.got.append(int(data))
+            self.inside = True
+            for number in numbers[:3]:
+                sender.send(b"%d" % number)
+                numbers.remove(number)
+                loop.call_soon(int)  # what nest_asyncio does: a turn, from inside of one
+                loop._run_once()
+            self.inside = False
+            if self.got[-1] == 9:
+                loop.stop()
+
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio tells each time of the context that is entered
+    numbers = list(range(1, 10))  # a socket of Unix's queues no more
+    Nesting.got = []
+    with socket.socket(family, socket.SOCK_DGRAM) as receiver, socket.socket(family, socket.SOCK_DGRAM) as sender:
+        receiver.bind(("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "socket"))
+        sender.connect(receiver.getsockname())
+        transport, protocol = loop.run_until_complete(loop.create_datagram_endpoint(Nesting, sock=receiver))
+        sender.send(b"0")
+        loop.run_forever()
+        transport.close()
+        loop.run_until_complete(asyncio.sleep(0))
+    assert protocol.got == list(range(10))

@@ -273,8 +273,8 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
             except RuntimeError:
                 self._set_aside(data, name)
                 return
-            if self._context is None:
-                return
+            if self._context is None or self._held:
+                return  # what is held comes first
 
     def _hold(self, nread: int, payload: int) -> None:
         if self._closing or self._watched:
