@@ -1,5 +1,7 @@
 import asyncio
 import os
+import pty
+import select
 import socket
 
 import pytest
@@ -97,6 +99,42 @@ async def test_watching_does_not_change_the_blocking_mode():
 async def test_what_is_no_descriptor_is_refused(wrong):
     with pytest.raises(ValueError, match="Invalid file object"):
         asyncio.get_running_loop().add_reader(wrong, print)
+
+
+async def test_whatever_epoll_takes_can_be_watched(tmp_path):
+    loop = asyncio.get_running_loop()
+    event = os.eventfd(0)
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    pidfd = os.pidfd_open(child)
+    waiting = select.epoll()
+    waiting.register(event, select.EPOLLIN)
+    pipe, pipe_end = os.pipe()
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
+    leader, follower = pty.openpty()
+    watched = {event: "eventfd", pidfd: "pidfd", waiting.fileno(): "epoll", pipe: "pipe", fifo: "fifo", leader: "pty"}
+    ready = set()
+    for fd, name in watched.items():
+        loop.add_reader(fd, ready.add, name)
+    os.eventfd_write(event, 1)
+    for fd in pipe_end, fifo, follower:
+        os.write(fd, b"x")
+    async with asyncio.timeout(10):
+        while len(ready) < len(watched):
+            await asyncio.sleep(0.01)
+    writable = set()
+    for fd in pipe_end, follower:
+        loop.add_writer(fd, writable.add, fd)
+    await asyncio.sleep(0.02)
+    assert writable == {pipe_end, follower}
+    for fd in watched:
+        assert loop.remove_reader(fd)
+    for fd in pipe_end, follower:
+        assert loop.remove_writer(fd)
+    waiting.close()
+    os.waitpid(child, 0)
+    for fd in event, pidfd, pipe, pipe_end, fifo, leader, follower:
+        os.close(fd)
 
 
 async def test_a_regular_file_is_refused_as_the_system_refuses_it(tmp_path):

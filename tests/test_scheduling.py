@@ -2,6 +2,7 @@ import asyncio
 import contextvars
 import logging
 import socket
+import sys
 import threading
 import time
 
@@ -208,6 +209,55 @@ async def test_a_task_factory_gets_what_asyncio_gives_it():
     await loop.create_task(asyncio.sleep(0), context=contextvars.copy_context())
     loop.set_task_factory(None)
     assert "context" in made[0]
+
+
+async def test_create_task_takes_what_the_version_takes():
+    loop = asyncio.get_running_loop()
+    seen = contextvars.ContextVar("seen", default=None)
+    context = contextvars.copy_context()
+    context.run(seen.set, "passed")
+
+    async def work():
+        return asyncio.current_task().get_name(), seen.get()
+
+    assert await loop.create_task(work(), name="named", context=context) == ("named", "passed")
+    if sys.version_info >= (3, 14):
+        assert loop.create_task(asyncio.sleep(0, "eager"), eager_start=True).get_loop() is loop
+    coroutine = work()
+    with pytest.raises(TypeError):
+        await loop.create_task(coroutine, wrong=1)
+    coroutine.close()
+
+
+async def test_to_thread_runs_beside_the_loop_in_the_callers_context():
+    seen = contextvars.ContextVar("seen")
+    seen.set("carried over")
+    thread, value = await asyncio.to_thread(lambda: (threading.get_ident(), seen.get()))
+    assert thread != threading.get_ident()
+    assert value == "carried over"
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(lambda: 1 / 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="call graphs came with Python 3.14")
+async def test_the_call_graph_of_a_task_shows_who_waits_for_whom():
+    async def inner():
+        await asyncio.sleep(10)
+
+    async def outer():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(inner(), name="inner task")
+
+    task = asyncio.create_task(outer(), name="outer task")
+    await asyncio.sleep(0.01)
+    graph = asyncio.format_call_graph(task)
+    assert "outer task" in graph
+    assert "outer()" in graph
+    (waiting,) = [other for other in asyncio.all_tasks() if other.get_name() == "inner task"]
+    assert "outer task" in asyncio.format_call_graph(waiting), "it is awaited by the outer one"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
