@@ -153,7 +153,7 @@ static void on_recv(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, const str
   /* recvmmsg puts each into a slot for the largest there can be. */
   if (buf->base != place)
     memmove(place, buf->base, (size_t) nread);
-  loop->region_used = (loop->region_used + (size_t) nread + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
+  ffloop_use_region(loop, (size_t) nread);
 }
 
 /* Reads nothing: libuv reports UV_ENOBUFS and keeps watching. */
