@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .servers import ProtocolFactory, Server, Servers, check_ssl_timeouts
-from .sockets import check_ssl_socket
+from .sockets import check_ssl_socket, name_of
 from .transports import StreamTransport
 
 if TYPE_CHECKING:
@@ -40,12 +40,11 @@ class Connections(Servers):
         context: what the protocol runs in; None for a copy of the current one, as Pythons before 3.15 have it.
         Raises `OSError`; then `sock` is as it was.
         """
-        facts = dict(extra) if extra else {}
-        if "peername" not in facts:
-            try:
-                facts["peername"] = sock.getpeername()
-            except OSError:
-                facts["peername"] = None
+        facts = {"sockname": name_of(sock.getsockname)}
+        if not extra or "peername" not in extra:
+            facts["peername"] = name_of(sock.getpeername)
+        if extra:
+            facts.update(extra)
         stream = uv.Tcp(self._uv, sock.fileno())
         fd = sock.detach()
         if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -30,6 +30,7 @@ from typing import Any
 from . import uv
 from .core import is_entered
 from .readers import Readers
+from .sockets import name_of
 from .transports import BorrowedSocket, _as_bytes, _set_unless_done
 
 FLUSH_AT = 64 * 1024
@@ -120,9 +121,9 @@ class DatagramTransport(asyncio_transports._FlowControlMixin, asyncio.DatagramTr
         self._socket._transport = weakref.ref(self)
         udp.on_close = self._socket.detach
         self._extra["socket"] = TransportSocket(self._socket)
-        self._extra["sockname"] = _name_of(self._socket.getsockname)
+        self._extra["sockname"] = name_of(self._socket.getsockname)
         if "peername" not in self._extra:
-            self._extra["peername"] = _name_of(self._socket.getpeername)
+            self._extra["peername"] = name_of(self._socket.getpeername)
         self._connected = bool(self._extra["peername"])
         self._address = address
         self._aim: Any = _NOBODY  # the last address that was sent to,
@@ -753,10 +754,3 @@ def _hold_if_alive(transport: "weakref.ref[DatagramTransport]", nread: int, payl
 
 def _can_go_together(queued: tuple[bytes, Any, bytes | None]) -> bool:
     return queued[2] is not None and len(queued[0]) < LARGEST
-
-
-def _name_of(ask: Any) -> Any:
-    try:
-        return ask()
-    except OSError:
-        return None

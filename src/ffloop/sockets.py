@@ -139,3 +139,11 @@ def check_ssl_socket(sock: Any) -> None:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def name_of(ask: Callable[[], Any]) -> Any:
+    """Return what `getsockname` or `getpeername` says, None for a connection that has gone."""
+    try:
+        return ask()
+    except OSError:
+        return None

@@ -645,7 +645,6 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _close_stream(self) -> None:
         if self._stream.closed:
             return
-        self.get_extra_info("sockname")  # the last moment to learn it
         self._writing = False
         self._stream.close()
 
@@ -665,16 +664,9 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection: "socket", "sockname", "peername", and what its creator set."""
-        extra = self._extra
-        if name not in extra:
-            if name == "socket":
-                extra["socket"] = TransportSocket(self._borrow())
-            elif name == "sockname":
-                try:
-                    extra["sockname"] = self._borrow().getsockname()
-                except OSError:
-                    return default
-        return extra.get(name, default)
+        if name == "socket" and name not in self._extra:
+            self._extra[name] = TransportSocket(self._borrow())
+        return self._extra.get(name, default)
 
     def _borrow(self) -> socket.socket:
         """Return the socket object on the stream's descriptor, made when it is first asked for."""

@@ -10,6 +10,7 @@ from .loop import Loop
 class Async(Handle):
     """Calls back on the loop's thread after `send()` was called on any thread."""
 
+    KINDS = (lib.FFLOOP_ASYNC,)
     __slots__ = ("_callback",)
 
     def __init__(self, loop: Loop, callback: Callable[[], object]) -> None:

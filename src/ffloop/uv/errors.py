@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from functools import cache
 
 from ._libuv import ffi, lib
 
@@ -20,16 +21,24 @@ def os_error(status: int, filename: str | None = None) -> OSError:
     out of memory is `OSError(ENOMEM)`, a failed name look-up `socket.gaierror`. See libuv's
     `errors page <https://docs.libuv.org/en/v1.x/errors.html>`_.
     """
-    if lib.ffloop_gai_code(status):
-        return gai_error(status)
-    # By name, because libuv's own numbers are the system's on Unix only.
-    name = ffi.string(lib.uv_err_name(status)).decode("ascii")
-    code = getattr(errno, name, None)
+    code, text = _meaning(status)
     if code is None:
-        return OSError(status, ffi.string(lib.uv_strerror(status)).decode("utf-8", "replace"))
+        return gai_error(status)
     if filename is None:
-        return OSError(code, os.strerror(code))
-    return OSError(code, os.strerror(code), filename)
+        return OSError(code, text)
+    return OSError(code, text, filename)
+
+
+@cache
+def _meaning(status: int) -> tuple[int | None, str]:
+    """Return the errno and the text for `status`; no errno for one of the resolver's."""
+    if lib.ffloop_gai_code(status):
+        return None, ""
+    # By name, because libuv's own numbers are the system's on Unix only.
+    code = getattr(errno, ffi.string(lib.uv_err_name(status)).decode("ascii"), None)
+    if code is None:
+        return status, ffi.string(lib.uv_strerror(status)).decode("utf-8", "replace")
+    return code, os.strerror(code)
 
 
 def gai_error(status: int) -> socket.gaierror:

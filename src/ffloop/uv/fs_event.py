@@ -14,6 +14,7 @@ CHANGED: int = lib.FFLOOP_CHANGED
 class FsEvent(Handle):
     """Tells what changes at a path, or directly in a folder."""
 
+    KINDS = (lib.FFLOOP_FS_EVENT,)
     __slots__ = ("_callback",)
 
     def __init__(self, loop: Loop, path: str | bytes | os.PathLike[str], callback: Callable[..., object]) -> None:

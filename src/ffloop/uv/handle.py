@@ -1,6 +1,6 @@
 """What all handles share: a token, a pointer, and how they are closed."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ._libuv import ffi, lib
 from .errors import os_error
@@ -16,6 +16,9 @@ class Handle:
     """
 
     __slots__ = ("_c", "_loop", "_token")
+
+    KINDS: ClassVar[tuple[int, ...]] = ()
+    """The kinds of records that come for it."""
 
     def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
         """Create the handle with the C function `create`; raises the `OSError` that it reports."""
@@ -42,7 +45,7 @@ class Handle:
         c = self._c
         if c is not None:
             self._c = None
-            self._loop.forget(self._token)
+            self._loop.forget(self._token, self.KINDS)
             self._close(c)
 
     def _close(self, c: Any) -> None:

@@ -21,7 +21,6 @@ RECORD = struct.Struct("3q")
 """A `ffloop_record`: key, status, payload."""
 
 KIND_MASK = (1 << lib.FFLOOP_KIND_BITS) - 1
-LAST_KIND: int = lib.FFLOOP_FS_EVENT
 
 LONGEST = 1e8
 """Seconds that a single poll waits at most: three years, which fits all the integers on the way."""
@@ -269,12 +268,11 @@ class Loop:
         if c is not None:
             lib.ffloop_wake(c)
 
-    def forget(self, token: int) -> None:
-        """Drop all that is kept for `token`; records that come for it from now on are dropped."""
+    def forget(self, token: int, kinds: tuple[int, ...]) -> None:
+        """Drop all that is kept for `token`; records of these kinds that come for it from now on are dropped."""
         self.handles.pop(token, None)
-        first = token << lib.FFLOOP_KIND_BITS
-        for key in range(first, first + LAST_KIND + 1):
-            self.callbacks.pop(key, None)
+        for kind in kinds:
+            self.callbacks.pop(token << lib.FFLOOP_KIND_BITS | kind, None)
 
     def close(self) -> None:
         """Close every handle, then the loop. Closing twice is harmless.

@@ -15,6 +15,7 @@ ONCE: int = lib.FFLOOP_ONCE
 class Poll(Handle):
     """Says when a descriptor can be read or written. It neither closes it nor makes it non-blocking."""
 
+    KINDS = (lib.FFLOOP_POLL,)
     __slots__ = ()
 
     def __init__(self, loop: Loop, fd: int) -> None:

@@ -20,6 +20,7 @@ CAN_WATCH = os.name == "posix"
 class Stream(Handle):
     """A connected stream. It owns its descriptor: `close()` closes it."""
 
+    KINDS = (lib.FFLOOP_READ, lib.FFLOOP_WRITE)
     __slots__ = ("_fd", "_on_written", "on_close", "try_write")
 
     _on_written: Callable[[int], object] | None

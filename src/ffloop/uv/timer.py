@@ -11,6 +11,7 @@ from .loop import LONGEST, Loop
 class Timer(Handle):
     """Calls back after a time, once or again and again. libuv counts milliseconds; a timer is never early."""
 
+    KINDS = (lib.FFLOOP_TIMER,)
     __slots__ = ("_callback",)
 
     def __init__(self, loop: Loop) -> None:

@@ -25,6 +25,7 @@ _LOW = (1 << 32) - 1
 class Udp(Handle):
     """A datagram socket. It owns its descriptor: `close()` closes it."""
 
+    KINDS = (lib.FFLOOP_DATAGRAM,)
     __slots__ = ("on_close",)
 
     def __init__(self, loop: Loop, fd: int) -> None:
