@@ -15,6 +15,9 @@ from .readers import Readers
 
 Key = tuple[int, int, int]
 
+ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+"""What of a descriptor's flags says whether it reads, writes or both: `os.O_ACCMODE`, which PyPy does not have."""
+
 
 class Modes:
     """Which open files were blocking before transports came to use them.
@@ -30,7 +33,7 @@ class Modes:
         """Note the mode of `fd`, which is about to change; return what `leave` needs."""
         status = os.fstat(fd)
         # The two ends of a pipe have one inode, but a mode each.
-        key = (status.st_dev, status.st_ino, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE)
+        key = (status.st_dev, status.st_ino, fcntl.fcntl(fd, fcntl.F_GETFL) & ACCESS)
         self._found.setdefault(key, []).append(os.get_blocking(fd))
         return key
 
