@@ -3,6 +3,7 @@ import io
 import os
 import socket
 import ssl
+import sys
 
 import pytest
 
@@ -88,6 +89,15 @@ async def test_a_part_of_a_file_is_sent_and_the_position_stands_behind_it(file):
     transport.close()
     await server.lost
     assert server.data == DATA[1000:2_001_000] + DATA[-10:]
+    await finish(protocol, server)
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio", "ffloop"] if sys.version_info >= (3, 15) else ["ffloop"])
+async def test_the_position_stands_at_the_offset_when_there_was_nothing_to_send(file):
+    transport, protocol, server = await pair()
+    file.seek(123)
+    assert await asyncio.get_running_loop().sendfile(transport, file, len(DATA)) == 0
+    assert file.tell() == len(DATA)
     await finish(protocol, server)
 
 

@@ -54,12 +54,14 @@ class Sendfile(Sockets):
         if not count and not size:
             return 0
         sent = 0
+        ended = False
         try:
             while not count or sent < count:
                 try:
                     done = os.sendfile(sock.fileno(), source, offset + sent, count - sent if count else LARGEST)
                     if done == 0:
-                        break  # the end of the file
+                        ended = True
+                        break
                     sent += done
                 except (BlockingIOError, InterruptedError):
                     pass
@@ -74,6 +76,7 @@ class Sendfile(Sockets):
                 if sent != count:
                     await writable()
         finally:
-            if sent:
+            # As from 3.14.10 on, where there was nothing to send as well; not where the kernel would not try.
+            if sent or ended:
                 os.lseek(source, offset + sent, os.SEEK_SET)
         return sent
