@@ -129,7 +129,11 @@ def example(*arguments):
     ("arguments", "expected"),
     [
         (["echo.py"], "received b'three\\n'"),
-        (["tls.py"], "Hello world, over TLS"),
+        pytest.param(
+            ["tls.py"],
+            "Hello world, over TLS",
+            marks=pytest.mark.skipif(sys.implementation.name == "pypy", reason="trustme needs a wheel of cryptography"),
+        ),
         (["timers_and_signals.py", "0.5"], "time is up"),
         (["demo.py"], "all is well"),
     ],

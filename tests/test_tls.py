@@ -3,7 +3,8 @@ import socket
 import ssl
 
 import pytest
-import trustme
+
+trustme = pytest.importorskip("trustme", reason="it needs cryptography, of which PyPy has no wheel")
 
 
 @pytest.fixture(scope="module")

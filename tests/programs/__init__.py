@@ -17,6 +17,8 @@ LEFT_OUT = [
     ("asyncpg", PYPY, "no wheel for PyPy"),
     ("grpc", PYPY, "no wheel for PyPy"),
     ("tornado", PYPY, "no wheel for PyPy"),
+    ("asyncssh", PYPY, "no wheel of cryptography for PyPy"),
+    ("trustme", PYPY, "no wheel of cryptography for PyPy"),
     ("py_spy", PYPY, "py-spy reads the frames of CPython"),
     (
         "nest_asyncio",

@@ -3,7 +3,8 @@
 import ssl
 
 import pytest
-import trustme
+
+from . import need
 
 LOOPS = {"asyncio": "asyncio:SelectorEventLoop", "ffloop": "ffloop:new_event_loop"}
 
@@ -18,7 +19,7 @@ class Certificates:
     """A certificate for localhost: its files, and the contexts of both sides."""
 
     def __init__(self, folder):
-        authority = trustme.CA()
+        authority = need("trustme").CA()
         issued = authority.issue_cert("localhost", "127.0.0.1")
         self.cert, self.key, self.ca = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
         issued.cert_chain_pems[0].write_to_path(self.cert)

@@ -3,11 +3,13 @@
 import asyncio
 import os
 
-import asyncssh
 import pytest
 import pytest_asyncio
 
+from . import need
 from .processes import LIMIT
+
+asyncssh = need("asyncssh")
 
 pytestmark = [
     pytest.mark.asyncio,
