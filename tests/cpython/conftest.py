@@ -1,38 +1,59 @@
 """CPython's own tests of asyncio, run on ffloop: every new event loop is one of ours."""
 
-import asyncio
 import gc
+import unittest
 import warnings
 
 import pytest
 
-import ffloop
-
-from .listed import LISTED
+from .listed import NOT_PASSING, NOT_RUN
+from .replaced import Loop, only_ffloop
 
 _failed_before = False
 
 
-def listed(item):
-    return LISTED.get(item.nodeid.partition("test_conformance.py::")[2])
+def _name(item):
+    """Return how `listed.py` calls the test; None when it is none of CPython's."""
+    return item.nodeid.partition("test_conformance.py::")[2].replace("::", ".") or None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = _name(item)
+        if name in NOT_RUN:
+            item.add_marker(pytest.mark.skip(reason=NOT_RUN[name]))
+        elif name in NOT_PASSING:
+            # Strict: a test on the list that passes is an error, so that the list stays true.
+            item.add_marker(pytest.mark.xfail(reason=NOT_PASSING[name], strict=True))
+
+
+def pytest_collection_finish():
+    if hasattr(gc, "freeze"):
+        # Some tests collect garbage hundreds of times; what pytest holds need not be looked through each time.
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def _ffloop_everywhere(monkeypatch, request):
+def _ffloop_everywhere(request):
     global _failed_before
     if _failed_before:
         # What a test on the list has left lying about is not to warn in the middle of the next one.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             gc.collect()
-    _failed_before = listed(request.node) is not None
-    monkeypatch.setattr(asyncio, "new_event_loop", ffloop.new_event_loop)
-    monkeypatch.setattr(asyncio.events, "new_event_loop", ffloop.new_event_loop)
+    _failed_before = _name(request.node) in NOT_PASSING
+    with only_ffloop():
+        yield
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        reason = listed(item)
-        if reason is not None:
-            # Strict: a test on the list that passes is an error, so that the list stays true.
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+@pytest.fixture(autouse=True, scope="class")
+def _made_a_loop(request):
+    """Fails when a class has made none of our loops: its tests judge nothing here, and belong on the list."""
+    before = Loop.made
+    yield
+    selected = [item for item in request.session.items if item.cls is request.cls]
+    whole = len(selected) == len(unittest.defaultTestLoader.getTestCaseNames(request.cls))
+    skipped = all(item.get_closest_marker("skip") for item in selected) or getattr(
+        request.cls, "__unittest_skip__", False
+    )
+    assert Loop.made > before or skipped or not whole, f"{request.cls.__name__} makes no event loop of ffloop's"
