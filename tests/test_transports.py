@@ -842,3 +842,42 @@ def test_datagrams_that_come_while_a_protocol_runs_the_loop_are_delivered_when_i
         transport.close()
         loop.run_until_complete(asyncio.sleep(0))
     assert protocol.got == list(range(10))
+
+
+async def test_a_closed_transport_that_gets_another_protocol_is_collected_in_silence():
+    transport, protocol, peer = await pair()
+    transport.close()
+    await protocol.lost
+    del protocol
+    transport.set_protocol(asyncio.Protocol())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport
+        gc.collect()
+    assert [item for item in caught if "unclosed transport" in str(item.message)] == []
+    peer.close()
+
+
+async def test_what_was_written_before_abort_has_left():
+    transport, protocol, peer = await pair()
+    loop = asyncio.get_running_loop()
+    transport.write(b"going")
+    transport.abort()
+    assert await protocol.lost is None
+    assert await loop.sock_recv(peer, 100) == b"going"
+    peer.close()
+
+
+async def test_what_a_protocol_wrote_before_it_raised_has_left():
+    class Fails(Recorder):
+        def data_received(self, data):
+            self.transport.write(b"answer")
+            raise ValueError("too much")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    _, protocol, peer = await pair(Fails)
+    peer.send(b"question")
+    assert str(await protocol.lost) == "too much"
+    assert await loop.sock_recv(peer, 100) == b"answer"
+    peer.close()

@@ -88,6 +88,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
 
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
     _start_tls_compatible = True
+    _ended = False  # connection_lost() was called
 
     _loop: Any
     _extra: dict[str, Any]
@@ -613,10 +614,12 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._loop.call_soon(self._enter, self._call_connection_lost, None)
 
     def abort(self) -> None:
-        """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
+        """Close at once; what the kernel does not take is lost. The protocol's `connection_lost` is called with None."""
         self._force_close(None)
 
     def _force_close(self, exc: BaseException | None) -> None:
+        # To whoever has written and now aborts, or raises, what the kernel takes is sent already.
+        self._flush()
         if self._conn_lost:
             return
         self._first = b""
@@ -637,6 +640,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._empty_waiter is not None and not self._empty_waiter.done():
                 self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
             self._close_stream()
+            self._ended = True
             self._protocol = None
             server, self._server = self._server, None
             if server is not None:
@@ -696,8 +700,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         return f"<{' '.join(facts)}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_protocol", None) is None:
-            return  # connection_lost() was called, or nothing was ever there
+        if self._ended or getattr(self, "_protocol", None) is None:
+            return  # there is nothing left, or nothing was ever there
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         thread = self._loop._thread_id
         if thread is None or thread == threading.get_ident():
