@@ -881,3 +881,19 @@ async def test_what_a_protocol_wrote_before_it_raised_has_left():
     assert str(await protocol.lost) == "too much"
     assert await loop.sock_recv(peer, 100) == b"answer"
     peer.close()
+
+
+async def test_a_buffer_that_cannot_be_written_to_is_a_type_error():
+    class Constant(Recorder, asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint):
+            return b"constant"
+
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    _, protocol, peer = await pair(Constant)
+    peer.send(b"x")
+    failure = await protocol.lost
+    assert isinstance(failure, TypeError)
+    assert "read-write bytes-like object, not bytes" in str(failure)
+    assert told[0]["message"] == "Fatal read error on socket transport"
+    peer.close()

@@ -335,6 +335,9 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
+            if isinstance(exc, BufferError):
+                # For what cannot be written to, system calls and views have several; asyncio has one.
+                exc = TypeError(f"get_buffer() must return a read-write bytes-like object, not {type(buffer).__name__}")
             self._fatal_error(exc, "Fatal read error on socket transport")
             return
         if data is None:
