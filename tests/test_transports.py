@@ -897,3 +897,12 @@ async def test_a_buffer_that_cannot_be_written_to_is_a_type_error():
     assert "read-write bytes-like object, not bytes" in str(failure)
     assert told[0]["message"] == "Fatal read error on socket transport"
     peer.close()
+
+
+async def test_nothing_is_left_to_send_after_abort():
+    transport, protocol, peer = await pair()
+    transport.write(b"x" * 8_000_000)
+    transport.abort()
+    assert transport.get_write_buffer_size() == 0
+    await protocol.lost
+    peer.close()

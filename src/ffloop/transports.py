@@ -453,6 +453,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         return self._unsent()
 
     def _unsent(self) -> int:
+        if self._conn_lost:
+            return 0  # libuv still has what was in flight, and nobody waits for it
         in_flight = self._stream.write_queue_size() if self._writing else 0
         return len(self._first) + self._more_size + len(self._rest) + in_flight
 
