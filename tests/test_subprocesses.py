@@ -351,6 +351,8 @@ async def test_debug_mode_logs_the_start_and_the_end(caplog):
 
 def test_loops_in_several_threads_have_children_of_their_own(loop):
     factory = type(loop) if isinstance(loop, ffloop.Loop) else asyncio.SelectorEventLoop
+    if sys.version_info < (3, 12) and factory is asyncio.SelectorEventLoop:
+        pytest.skip("before 3.12 stdlib asyncio's threads that wait for children outlive the loops that they tell")
     codes = []
 
     async def main(number):
