@@ -429,6 +429,28 @@ def test_keyboard_interrupt_at_the_end_of_a_stream_does_not_lose_the_end(loop):
     assert protocol.lost
 
 
+def test_the_first_turn_after_keyboard_interrupt_polls(loop):
+    class Interrupts(asyncio.Protocol):
+        received = b""
+
+        def data_received(self, data):
+            self.received += data
+            if data == b"first":
+                raise KeyboardInterrupt
+
+    transport, protocol, peer = connected(loop, Interrupts)
+    peer.send(b"first")
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    peer.send(b"second")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert protocol.received == b"firstsecond"
+    transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    peer.close()
+
+
 def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
     import gc
 

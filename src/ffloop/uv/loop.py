@@ -223,6 +223,10 @@ class Loop:
                         self._drop(key, payload)
                 break
             except (SystemExit, KeyboardInterrupt):
+                if self._batch is batch:
+                    # The next poll does not wait for a rest that there is not.
+                    rest = list(batch)
+                    self._batch = iter(rest) if rest else None
                 raise
             except BaseException as exc:
                 if self.on_error is None:
