@@ -619,7 +619,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._loop.call_soon(self._enter, self._call_connection_lost, None)
 
     def abort(self) -> None:
-        """Close at once; what the kernel does not take is lost. `connection_lost` is called with None."""
+        """Close at once; what the kernel has not taken is lost. `connection_lost` is called with None."""
         self._force_close(None)
 
     def _force_close(self, exc: BaseException | None) -> None:

@@ -78,7 +78,7 @@ SCHEDULING_PROGRAMS = st.builds(
 
 @given(SCHEDULING_PROGRAMS)
 @examples(300)
-def test_programs_of_handles_and_timers_run_alike(program):
+def test_programs_that_schedule_run_alike(program):
     theirs, ours = both(scheduling.play(program), debug=program.debug)
     assert ours == theirs
 
@@ -87,7 +87,7 @@ def test_programs_of_handles_and_timers_run_alike(program):
 
 LIMITS = [(None, None), (0, None), (0, 0), (100_000, 0), (None, 50_000), (1, 5), (-1, None), (500_000, 400_000)]
 
-SIMPLE = st.one_of(
+WRITING = [
     st.tuples(
         st.just("write"),
         st.sampled_from(["empty", "small", "medium", "huge"]),
@@ -97,56 +97,91 @@ SIMPLE = st.one_of(
     st.tuples(st.just("write_wrong"), st.sampled_from(["text", 5, None, [b"x"]])),
     st.tuples(st.just("writelines"), st.sampled_from(["list", "iterator", "none"])),
     st.tuples(st.just("write_eof")),
-    st.tuples(st.just("close")),
-    st.tuples(st.just("abort")),
+    st.sampled_from(LIMITS).map(lambda limits: ("limits", *limits)),
+]
+READING = [
     st.tuples(st.just("pause")),
     st.tuples(st.just("resume")),
-    st.sampled_from(LIMITS).map(lambda limits: ("limits", *limits)),
     st.tuples(st.just("set_protocol"), st.booleans()),
-    st.tuples(st.just("state")),
-    st.tuples(st.just("context"), CONTEXTS),
-    st.tuples(st.just("stop")),
     st.tuples(st.just("peer_send"), st.sampled_from([1, 10, 10_000])),
-    st.tuples(
-        st.just("peer_shutdown"), st.sampled_from([socket.SHUT_WR, socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR])
-    ),
+    st.just(("peer_shutdown", socket.SHUT_WR)),
+]
+ENDING = [
+    st.tuples(st.just("close")),
+    st.tuples(st.just("abort")),
+    st.tuples(st.just("peer_shutdown"), st.sampled_from([socket.SHUT_RD, socket.SHUT_RDWR])),
     st.tuples(st.just("peer_close")),
     st.tuples(st.just("peer_reset")),
-)
-OPERATIONS = SIMPLE | st.tuples(st.just("soon"), st.lists(SIMPLE, min_size=1, max_size=3))
-SEVERAL = st.lists(OPERATIONS, max_size=3)
-RAISES = st.none() | st.sampled_from(list(streams.RAISABLE))
+]
+AROUND = [st.tuples(st.just("state")), st.tuples(st.just("context"), CONTEXTS), st.tuples(st.just("stop"))]
+
+READING_EVENTS = {
+    "connection_made": [None],
+    "data": [None],
+    "get_buffer": [None, None, "empty", "constant", "none", "tiny"],
+    "eof_received": [None, True, False],
+    "connection_lost": [None],
+}
+WRITING_EVENTS = {"connection_made": [None], "pause_writing": [None], "resume_writing": [None], "connection_lost": [None]}
 
 
-def reactions(results=(None,), raises=RAISES, operations=SEVERAL):
-    return st.lists(st.builds(streams.Reaction, operations, st.sampled_from(results), raises), max_size=3)
+def programs(operations, events):
+    """Return a strategy for programs of these operations, whose protocols react to these events."""
+    single = st.one_of(*operations)
+    operation = single | st.tuples(st.just("soon"), st.lists(single, min_size=1, max_size=3))
+    raises = st.none() | st.none() | st.sampled_from(list(streams.RAISABLE))
+    reactions = {
+        event: st.lists(
+            st.builds(streams.Reaction, st.lists(operation, max_size=3), st.sampled_from(results), raises),
+            min_size=1,
+            max_size=3,
+        )
+        for event, results in events.items()
+    }
+    return st.builds(
+        streams.Program,
+        family=st.sampled_from(["unix", "tcp"]),
+        debug=st.booleans(),
+        buffered=st.booleans(),
+        reactions=st.fixed_dictionaries({}, optional=reactions),
+        groups=st.lists(
+            st.tuples(st.booleans(), st.lists(operation, min_size=1, max_size=4), st.booleans()), min_size=1, max_size=6
+        ),
+    )
 
 
-STREAM_PROGRAMS = st.builds(
-    streams.Program,
-    family=st.sampled_from(["unix", "tcp"]),
-    debug=st.booleans(),
-    buffered=st.booleans(),
-    reactions=st.fixed_dictionaries(
-        {},
-        optional={
-            "connection_made": reactions(),
-            "data": reactions(),
-            "get_buffer": reactions([None, None, "empty", "constant", "none", "tiny"]),
-            "eof_received": reactions([None, True, False]),
-            "pause_writing": reactions(),
-            "resume_writing": reactions(),
-            "connection_lost": reactions(),
-        },
-    ),
-    groups=st.lists(st.tuples(st.booleans(), st.lists(OPERATIONS, max_size=4), st.booleans()), max_size=6),
-)
-
-
-@given(STREAM_PROGRAMS)
-@examples(400)
-def test_programs_of_a_stream_and_its_peer_run_alike(program):
+def run_alike(program):
     patience = 0.002 if program.family == "tcp" else 0
     theirs, ours = both(streams.play(program), debug=program.debug, patience=patience)
     ours, theirs = streams.tidied(ours), streams.tidied(theirs)
     assert ours == theirs
+
+
+@given(programs(READING + AROUND, READING_EVENTS))
+@examples(150)
+def test_programs_that_read_run_alike(program):
+    run_alike(program)
+
+
+@given(programs(WRITING + AROUND, WRITING_EVENTS))
+@examples(150)
+def test_programs_that_write_run_alike(program):
+    run_alike(program)
+
+
+@given(programs(READING + ENDING + AROUND, READING_EVENTS))
+@examples(150)
+def test_programs_that_read_to_the_end_run_alike(program):
+    run_alike(program)
+
+
+@given(programs(WRITING + ENDING + AROUND, WRITING_EVENTS))
+@examples(150)
+def test_programs_that_write_to_the_end_run_alike(program):
+    run_alike(program)
+
+
+@given(programs(READING + WRITING + ENDING + AROUND, READING_EVENTS | WRITING_EVENTS))
+@examples(150)
+def test_programs_of_everything_run_alike(program):
+    run_alike(program)
