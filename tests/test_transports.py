@@ -906,3 +906,19 @@ async def test_nothing_is_left_to_send_after_abort():
     assert transport.get_write_buffer_size() == 0
     await protocol.lost
     peer.close()
+
+
+async def test_a_protocol_set_after_the_end_does_not_get_the_end_again():
+    transport, protocol, peer = await pair()
+    protocol.keep_open = True
+    peer.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in protocol.events)
+    second = Recorder()
+    transport.set_protocol(second)
+    transport.write(b"still open")
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"still open"
+    await asyncio.sleep(0.01)
+    assert second.events == []
+    transport.close()
+    await second.lost
+    peer.close()

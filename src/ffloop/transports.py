@@ -372,9 +372,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
             return
         if keep_open:
-            # The protocol may go on writing; there is nothing left to read.
-            if self._context is not None:
-                self._stream.read_stop()
+            # The protocol may go on writing; there is nothing left to read, for the next protocol neither.
+            self._stop_reading()
         else:
             self.close()
 
