@@ -451,6 +451,30 @@ def test_the_first_turn_after_keyboard_interrupt_polls(loop):
     peer.close()
 
 
+def test_an_interrupted_batch_leaves_no_entry_that_overtakes_others_in_debug_mode(loop):
+    order = []
+
+    class Interrupts(asyncio.Protocol):
+        def data_received(self, data):
+            order.append(data)
+            if data == b"first":
+                loop.call_soon(order.append, "scheduled")
+                raise KeyboardInterrupt
+
+    loop.set_debug(True)
+    transport, protocol, peer = connected(loop, Interrupts)
+    peer.send(b"first")
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    peer.send(b"second")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert order == [b"first", "scheduled", b"second"]
+    transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    peer.close()
+
+
 def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
     import gc
 

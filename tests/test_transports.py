@@ -922,3 +922,20 @@ async def test_a_protocol_set_after_the_end_does_not_get_the_end_again():
     transport.close()
     await second.lost
     peer.close()
+
+
+async def test_bytes_that_came_for_a_protocol_with_a_buffer_go_to_one_without_that_is_set_meanwhile():
+    class Buffered(Recorder, asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint):
+            raise AssertionError("not called")
+
+    transport, _, peer = await pair(Buffered)
+    second = Recorder()
+    second.events.append("set")
+    peer.send(b"late")
+    asyncio.get_running_loop().call_soon(transport.set_protocol, second)
+    await until(lambda: second.data or not transport.is_reading())
+    assert second.data == b"late"
+    transport.close()
+    await second.lost
+    peer.close()

@@ -102,6 +102,9 @@ class Core(asyncio.BaseEventLoop):
             # A tool times each callback, or looks at it: it gets to see those of I/O too.
             self._ready.extend(Record(self, self._dispatch_one, self._last_callback) for _ in range(event_list + 1))
         elif self._debug:
+            # What an interrupted batch has left would hand out the first of these before its turn.
+            while self._single in self._ready:
+                self._ready.remove(self._single)
             # One more than there are records: it finds nothing, and marks the batch as done.
             self._ready.extend([self._single] * (event_list + 1))
         else:

@@ -220,8 +220,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
                 if nread > LARGE and uv.CAN_WATCH:
                     self._stream.watch(self._read_record)
                 self._context.run(self._protocol.data_received, self._region[offset : offset + nread])  # type: ignore[union-attr]
-            else:
+            elif nread:
                 self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+            else:
+                self._read_record(0, 0)  # it came for an earlier protocol, which has a buffer
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:

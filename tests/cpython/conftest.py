@@ -1,5 +1,6 @@
 """CPython's own tests of asyncio, run on ffloop: every new event loop is one of ours."""
 
+import asyncio
 import gc
 import unittest
 import warnings
@@ -44,6 +45,10 @@ def _ffloop_everywhere(request):
     _failed_before = _name(request.node) in NOT_PASSING
     with only_ffloop():
         yield
+    # Before 3.14 a test may leave a child watcher behind, with which stdlib asyncio could start no children any more.
+    policy = vars(asyncio.events).get("_event_loop_policy")
+    if getattr(policy, "_watcher", None) is not None:
+        policy._watcher = None
 
 
 @pytest.fixture(autouse=True, scope="class")

@@ -122,7 +122,12 @@ READING_EVENTS = {
     "eof_received": [None, True, False],
     "connection_lost": [None],
 }
-WRITING_EVENTS = {"connection_made": [None], "pause_writing": [None], "resume_writing": [None], "connection_lost": [None]}
+WRITING_EVENTS = {
+    "connection_made": [None],
+    "pause_writing": [None],
+    "resume_writing": [None],
+    "connection_lost": [None],
+}
 
 
 def programs(operations, events):

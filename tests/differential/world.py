@@ -106,6 +106,7 @@ def described(exc):
 def plain(message):
     """Return a message without what names the loop's own functions, classes and addresses."""
     message = message.replace("recv_into() argument 1 must be", "get_buffer() must return a")
+    message = message.replace("bytes, bytearray, or memoryview object", "bytes-like object")  # before 3.15, or so
     # A callback is named by its representation, and a transport's methods by its class.
     message = re.sub(r"^Exception in (a )?callback\b.*", "Exception in callback", message, flags=re.S)
     return re.sub(r"<.*>", "<...>", message, flags=re.S)
