@@ -226,6 +226,9 @@ class Play:
     def do_writelines(self, kind):
         if not WRITELINES_IS_SOUND and (self.peer_gone or self.transport.is_closing()):
             return
+        if self.peer_gone and self.unread:
+            # asyncio's tries to send at once what waits already, and meets the peer's end before a read does.
+            return
         if self.unread >= HUGE and VAR.get() != self.written_in:
             # From 3.12 on, asyncio's moves what is left to send to the context of the last writelines().
             return
