@@ -1,7 +1,6 @@
 import asyncio
 import contextvars
 import errno
-import gc
 import ipaddress
 import logging
 import os
@@ -12,6 +11,8 @@ import warnings
 from asyncio import selector_events
 
 import pytest
+
+from .conftest import collect
 
 pytestmark = pytest.mark.asyncio
 
@@ -207,6 +208,9 @@ async def test_a_host_that_does_not_exist_is_an_error_received_at_once():
     await closed(transport)
 
 
+@pytest.mark.skipif(
+    sys.implementation.name == "pypy", reason="PyPy's sockets take some of these, and have other errors for others"
+)
 @pytest.mark.parametrize(
     ("addr", "error"),
     [
@@ -342,7 +346,7 @@ async def test_a_socket_that_was_given_stays_usable_until_the_transport_is_close
         del protocol.transport
         with pytest.warns(ResourceWarning):
             del transport
-            gc.collect()
+            collect()
     else:
         getattr(transport, end)()
         assert sock.fileno() > 0
@@ -1020,7 +1024,7 @@ async def test_a_forgotten_endpoint_warns_and_leaves_no_descriptor_open(no_leaks
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport
-        gc.collect()
+        collect()
     assert [str(warning.message) for warning in caught] == [f"unclosed transport {shown}"]
     assert caught[0].category is ResourceWarning
 
@@ -1047,7 +1051,7 @@ def leave_an_endpoint(factory):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport
-        gc.collect()
+        collect()
     assert any("unclosed transport" in str(warning.message) for warning in caught)
 
 
@@ -1064,7 +1068,7 @@ async def test_a_socket_of_a_closed_loop_is_closed_too(no_leaks):
         transport.sendto(b"x", ("127.0.0.1", 9))
         with pytest.warns(ResourceWarning):
             del transport
-            gc.collect()
+            collect()
 
     running = asyncio.get_running_loop()
     await asyncio.to_thread(scenario)

@@ -7,6 +7,8 @@ import tty
 
 import pytest
 
+from .conftest import collect
+
 
 class Recorder(asyncio.Protocol):
     def __init__(self):
@@ -179,4 +181,5 @@ async def test_a_forgotten_pipe_transport_warns_and_closes_its_descriptor(no_lea
     del got.transport
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         del source
+        collect()
     os.close(write)

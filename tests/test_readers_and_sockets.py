@@ -101,6 +101,7 @@ async def test_what_is_no_descriptor_is_refused(wrong):
         asyncio.get_running_loop().add_reader(wrong, print)
 
 
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="this Python has no os.eventfd")
 async def test_whatever_epoll_takes_can_be_watched(tmp_path):
     loop = asyncio.get_running_loop()
     event = os.eventfd(0)

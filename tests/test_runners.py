@@ -95,7 +95,8 @@ def test_a_loop_left_open_at_exit_harms_nothing():
     code += "loop.run_until_complete(loop.create_server(int, '127.0.0.1', 0))"
     done = python(code)
     assert done.returncode == 0
-    assert "unclosed event loop" in done.stderr
+    if sys.implementation.name == "cpython":  # PyPy finalizes nothing at exit
+        assert "unclosed event loop" in done.stderr
 
 
 def test_loops_run_in_several_threads_at_once():

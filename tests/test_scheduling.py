@@ -10,6 +10,8 @@ import pytest
 
 import ffloop
 
+from .conftest import collect
+
 
 def test_the_loop_is_a_base_event_loop():
     loop = ffloop.new_event_loop()
@@ -313,9 +315,8 @@ def test_a_task_that_is_never_awaited_is_reported_in_debug_mode(loop, errors):
     loop.create_task(fails())
     loop.call_later(0.01, loop.stop)
     loop.run_forever()
-    import gc
 
-    gc.collect()
+    collect()
     assert any("never retrieved" in context["message"] for context in errors)
 
 
@@ -476,7 +477,6 @@ def test_an_interrupted_batch_leaves_no_entry_that_overtakes_others_in_debug_mod
 
 
 def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
-    import gc
 
     transport, _, peer = connected(loop, asyncio.Protocol)
     loop.close()
@@ -487,7 +487,7 @@ def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
         transport.close()
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         del transport
-        gc.collect()
+        collect()
     peer.close()
 
 

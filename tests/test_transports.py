@@ -1,6 +1,5 @@
 import asyncio
 import contextvars
-import gc
 import logging
 import socket
 import struct
@@ -8,6 +7,8 @@ import sys
 import warnings
 
 import pytest
+
+from .conftest import collect
 
 
 class Recorder(asyncio.Protocol):
@@ -517,7 +518,7 @@ async def test_the_socket_object_that_users_get_closes_nothing_when_it_goes():
     sock = transport.get_extra_info("socket")
     fd = sock.fileno()
     del sock
-    gc.collect()
+    collect()
     peer.send(b"x")
     await until(lambda: protocol.data)
     transport.close()
@@ -526,7 +527,7 @@ async def test_the_socket_object_that_users_get_closes_nothing_when_it_goes():
     # Another connection gets the number; nothing of the first may close it.
     other, other_protocol, other_peer = await pair()
     transport = None
-    gc.collect()
+    collect()
     other_peer.send(b"alive")
     await until(lambda: other_protocol.data)
     assert other_protocol.data == b"alive"
@@ -545,7 +546,7 @@ async def test_a_forgotten_transport_warns_and_closes_its_descriptor(no_leaks):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport
-        gc.collect()
+        collect()
     assert any(issubclass(warning.category, ResourceWarning) for warning in caught)
     assert right.recv(1) == b""
     right.close()
@@ -808,7 +809,7 @@ def test_the_socket_of_a_transport_lets_go_of_the_descriptor_when_the_loop_is_cl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del transport
-        gc.collect()
+        collect()
     right.close()
 
 
@@ -853,7 +854,7 @@ async def test_a_closed_transport_that_gets_another_protocol_is_collected_in_sil
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport
-        gc.collect()
+        collect()
     assert [item for item in caught if "unclosed transport" in str(item.message)] == []
     peer.close()
 

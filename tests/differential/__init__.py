@@ -5,3 +5,7 @@ left to do. `scheduling` runs programs of handles and timers, `streams` programs
 what it takes care of, so that only the loop can make a difference. The allowances for docs/differences.md and for
 older versions of asyncio stand there too, where they are made.
 """
+
+import pytest
+
+pytest.importorskip("hypothesis", reason="PyPy has no wheel of it")

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from . import missing
 from .processes import LIMIT, Program
+
+pytestmark = pytest.mark.skipif(missing("py_spy") is not None, reason=str(missing("py_spy")))
 
 CODE = """
 import asyncio, importlib, sys, time

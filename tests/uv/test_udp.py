@@ -398,6 +398,7 @@ for close in (True, False):
     if close:
         udp.close()
         print(right.recv(1), right.recv(1))
+        right.close()
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         assert left.fileno() == 0
 loop.close()

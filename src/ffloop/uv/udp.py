@@ -145,6 +145,8 @@ class Peers:
             return None
         if family not in (socket.AF_INET, socket.AF_INET6) or name[0].__class__ is not str or not _are_ints(name):
             return None
+        if "\0" in name[0]:
+            return None  # PyPy's inet_pton reads no further
         host, port, flowinfo, scope_id = name if len(name) == 4 else (*name, 0, 0)
         if not (0 <= port <= 0xFFFF and 0 <= flowinfo <= 0xFFFFF and 0 <= scope_id <= 0xFFFFFFFF):
             return None
