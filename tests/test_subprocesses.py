@@ -405,6 +405,7 @@ def test_a_child_outlives_its_loop(tmp_path):
     transport.close()
 
 
+@needs_pidfd
 def test_a_forgotten_child_is_killed_with_a_warning():
     loop = ffloop.new_event_loop()
 
