@@ -851,6 +851,9 @@ async def test_a_closed_transport_that_gets_another_protocol_is_collected_in_sil
     await protocol.lost
     del protocol
     transport.set_protocol(asyncio.Protocol())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what other tests have left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport
@@ -940,3 +943,39 @@ async def test_bytes_that_came_for_a_protocol_with_a_buffer_go_to_one_without_th
     transport.close()
     await second.lost
     peer.close()
+
+
+async def test_a_failing_protocol_loses_its_connection_in_the_context_that_it_has_set():
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    class Fails(Recorder):
+        def data_received(self, data):
+            variable.set("set")
+            raise ValueError
+
+        def connection_lost(self, exc):
+            seen.append(variable.get())
+            super().connection_lost(exc)
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: seen.append(variable.get()))
+    _, protocol, peer = await pair(Fails)
+    peer.send(b"x")
+    await protocol.lost
+    assert seen == ["set", "set"]
+    peer.close()
+
+
+async def test_a_protocol_with_a_buffer_is_asked_for_it_before_an_end_that_came_earlier():
+    class Buffered(Recorder, asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint):
+            self.events.append("buffer")
+            return bytearray(10)
+
+    transport, protocol, peer = await pair()
+    second = Buffered()
+    peer.close()
+    asyncio.get_running_loop().call_soon(transport.set_protocol, second)
+    await second.lost
+    assert second.events == ["buffer", "eof", "lost"]

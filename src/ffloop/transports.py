@@ -230,7 +230,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
             else:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
 
     def _read_record(self, nread: int, offset: int) -> None:
         """Read what is there into bytes of its own, where a second copy would cost more than the detour."""
@@ -242,7 +242,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
-            self._fatal_error(exc, "Fatal read error on socket transport")
+            self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
             return
         if data and len(data) < LARGE // 2:
             self._receive()
@@ -257,7 +257,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 self._set_aside(len(data) or uv.EOF, data)
             else:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
 
     def _fill_record(self, nread: int, offset: int) -> None:
         try:
@@ -268,7 +268,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
                 if self._held:
                     self._loop.call_soon(self._release)
             else:
-                self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
+                self._context.run(self._fill_end, nread)  # type: ignore[union-attr]
         except RuntimeError:
             if self._context is None or not is_entered(self._context):
                 raise
@@ -294,7 +294,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         nread, data = held.pop(0)
         try:
             if nread <= 0:
-                self._context.run(self._on_read_end, nread)
+                self._context.run(self._fill_end if self._buffered else self._on_read_end, nread)
             elif self._buffered:
                 self._context.run(self._fill, memoryview(data))
             else:
@@ -305,24 +305,36 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 held.insert(0, (nread, data))
             else:
-                self._fatal_error(exc, "Fatal error: protocol.data_received() call failed.")
+                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
         finally:
             if held:
                 self._loop.call_soon(self._release)
             elif self._context is not None:
                 self._receive()
 
-    def _fill(self, data: memoryview | None) -> None:
-        """Put `data`, or if None what the kernel has, into the protocol's buffer; hold what there is no room for."""
-        protocol = self._protocol
+    def _get_buffer(self) -> Any:
+        """Return the protocol's buffer, None when that has failed."""
         try:
-            buffer = protocol.get_buffer(-1)
+            buffer = self._protocol.get_buffer(-1)
             if not len(buffer):
                 raise RuntimeError("get_buffer() returned an empty buffer")
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+            return None
+        return buffer
+
+    def _fill_end(self, status: int) -> None:
+        # The end was read for an earlier protocol. One with a buffer is asked for it before it learns of the end.
+        if self._get_buffer() is not None:
+            self._on_read_end(status)
+
+    def _fill(self, data: memoryview | None) -> None:
+        """Put `data`, or if None what the kernel has, into the protocol's buffer; hold what there is no room for."""
+        protocol = self._protocol
+        buffer = self._get_buffer()
+        if buffer is None:
             return
         try:
             if data is None:
