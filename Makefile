@@ -14,7 +14,7 @@ help:
 	@echo "PYTHON=...  the interpreter to use ($(PYTHON)); VENV=... where to set up ($(VENV))"
 
 # The stamp depends on what is compiled, so that a changed C file is built again.
-$(VENV)/.ready: pyproject.toml setup.py build_ffi.py vendor/libuv.pin $(wildcard src/ffloop/native/*)
+$(VENV)/.ready: pyproject.toml setup.py build_ffi.py vendor/libuv.pin $(wildcard src/ffloop/native/* src/ffloop/native/accelerator/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --group test --editable .

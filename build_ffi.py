@@ -8,6 +8,7 @@ FFLOOP_SYSTEM_LIBUV=1   link the libuv that is installed (headers and pkg-config
 FFLOOP_LIBUV_SOURCE     where to take the vendored libuv from when vendor/libuv is empty
 """
 
+import hashlib
 import os
 import shlex
 import subprocess
@@ -47,6 +48,12 @@ def declarations() -> str:
     """Return what CFFI parses: the part of ffloop.h between the marks."""
     text = (ROOT / NATIVE / "ffloop.h").read_text(encoding="utf-8")
     return text.split("/* cdef: begin */")[1].split("/* cdef: end */")[0]
+
+
+def header_checksum() -> tuple[str, str]:
+    """Return the define that tells from which header a C module was compiled."""
+    digest = hashlib.sha256((ROOT / NATIVE / "ffloop.h").read_bytes()).hexdigest()
+    return "FFLOOP_HEADER", f"0x{digest[:16]}ULL"
 
 
 def vendored() -> dict[str, Any]:
@@ -117,6 +124,7 @@ def build() -> FFI:
     settings = installed() if os.environ.get("FFLOOP_SYSTEM_LIBUV") == "1" else vendored()
     settings["sources"] = [str(NATIVE / name) for name in OWN_SOURCES] + settings["sources"]
     settings["include_dirs"] = [str(NATIVE), *settings["include_dirs"]]
+    settings["define_macros"] = [header_checksum(), *settings["define_macros"]]
     ffi = FFI()
     ffi.cdef(declarations())
     ffi.set_source("ffloop.uv._libuv", '#include "ffloop.h"', **settings)

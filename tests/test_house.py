@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """core monitoring readers sockets resolver signals pipes subprocesses transports datagrams sendfile servers
-    connections unix loop runners""".split()
+ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses transports datagrams sendfile
+    servers connections unix loop runners""".split()
 
 
 def imports(path, typing_only=False):
@@ -65,11 +65,16 @@ def test_the_adapter_imports_in_one_direction():
                 assert other in ORDER[:position], f"{module} imports {other}"
 
 
+def test_only_one_module_chooses_the_speed():
+    for path in PACKAGE.rglob("*.py"):
+        assert "_speed" not in path.read_text() or path.stem == "speed", path
+
+
 def test_every_room_says_what_lives_there():
     for path in PACKAGE.rglob("*.py"):
         if path.name != "_version.py":
             assert ast.get_docstring(ast.parse(path.read_text())), path
-    for path in (PACKAGE / "native").glob("*.[ch]"):
+    for path in (PACKAGE / "native").rglob("*.[ch]"):
         assert path.read_text().startswith("/* "), path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import ffloop
+from ffloop.speed import accelerator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +75,7 @@ for name in ("BaseDefaultEventLoopPolicy", "_BaseDefaultEventLoopPolicy"):
     if hasattr(events, name):
         delattr(events, name)
 import ffloop
+from ffloop.speed import accelerator
 try:
     ffloop.install()
 except RuntimeError as exc:
@@ -87,7 +89,7 @@ def test_the_report_names_all_versions():
     assert ffloop.__version__ in done.stdout
     assert ffloop.libuv_version() in done.stdout
     assert re.search(r"libuv +\d+\.\d+\.\d+ \((vendored|system)\)", done.stdout)
-    assert "speed" in done.stdout
+    assert f"speed   {'pure Python' if accelerator is None else 'accelerated'}" in done.stdout
 
 
 def test_a_loop_left_open_at_exit_harms_nothing():

@@ -853,7 +853,7 @@ async def test_a_closed_transport_that_gets_another_protocol_is_collected_in_sil
     transport.set_protocol(asyncio.Protocol())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        gc.collect()  # what other tests have left
+        collect()  # what other tests have left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del transport

@@ -5,6 +5,7 @@ import platform
 
 import ffloop
 from ffloop import uv
+from ffloop.speed import accelerator
 
 
 def report() -> str:
@@ -17,7 +18,7 @@ def report() -> str:
         "ffloop": ffloop.__version__,
         "libuv": f"{ffloop.libuv_version()} ({'system' if uv.libuv_is_system() else 'vendored'})",
         "backend": f"CFFI {cffi}, API mode",
-        "speed": "pure Python (there is no accelerator yet)",
+        "speed": "pure Python" if accelerator is None else "accelerated, in C",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": platform.platform(),
     }

@@ -5,14 +5,45 @@ the poll, the batch's place in the ready queue, start and stop. Nothing about so
 """
 
 import asyncio
-import collections
 import contextvars
 import os
 import selectors
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from . import uv
+from .speed import accelerator
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    class Queue(uv.Loop):
+        """The completion queue of either speed."""
+
+    class Turns(asyncio.BaseEventLoop):
+        """The turns of either speed."""
+
+        def _accelerate(self, *parts: object) -> None: ...
+
+elif accelerator is not None:
+
+    class Queue(accelerator.Queue, uv.Loop):
+        """`uv.Loop`, with the poll and the dispatch in C."""
+
+        def _open_queue(self):
+            self._open(self.address())
+
+        def _close_queue(self):
+            self._open(None)
+            super()._close_queue()
+
+    class Turns(accelerator.EventLoop, asyncio.BaseEventLoop):
+        """`BaseEventLoop`, with call_soon() and its kin and the turn in C."""
+
+else:
+    Queue = uv.Loop
+    Turns = asyncio.BaseEventLoop
 
 
 class Record(asyncio.Handle):
@@ -65,21 +96,23 @@ class Selector:
         self.get_key = key
 
 
-class Core(asyncio.BaseEventLoop):
+class Core(Turns):
     """`asyncio.BaseEventLoop` with libuv for a selector."""
 
-    _ready: collections.deque[asyncio.Handle]
+    _ready: "deque[asyncio.Handle]"
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
     _debug: bool
     _check_closed: Callable[[], None]
     _check_running: Callable[[], None]
+    _many = False
+    """Whether run_forever() is under way: the accelerator's turns follow each other then."""
 
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
         try:
-            self._uv = uv.Loop()
+            self._uv = Queue()
         except BaseException:
             self._closed = True  # there is nothing that would have to be closed
             raise
@@ -90,6 +123,8 @@ class Core(asyncio.BaseEventLoop):
         # In debug mode each record is an entry of its own, so that a slow callback is named.
         self._dispatch_one = partial(self._uv.dispatch, 1)
         self._single = Batch(self, self._dispatch_one, self._last_callback)
+        if accelerator is not None:
+            self._accelerate(self._uv, self._selector, self._batch, Core._process_events, Core._write_to_self)
 
     def _process_events(self, event_list: int) -> None:
         """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
@@ -125,9 +160,11 @@ class Core(asyncio.BaseEventLoop):
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
+        many, self._many = self._many, True
         try:
             super().run_forever()
         finally:
+            self._many = many
             self._uv.flush()
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .core import Core, is_entered
+from .speed import accelerator
 
 if TYPE_CHECKING:
     from .servers import Server
@@ -83,8 +84,12 @@ class BorrowedSocket(socket.socket):
         self.detach()
 
 
-class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
-    """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports."""
+class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
+    """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports.
+
+    What runs per packet (`write`, `_flush`, the receivers of records) the accelerator has a version of its own of. It
+    works on the same attributes, and calls the methods here for whatever is rare.
+    """
 
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
     _start_tls_compatible = True
@@ -217,8 +222,8 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     def _deliver_record(self, nread: int, offset: int) -> None:
         try:
             if nread > 0:
-                if nread > LARGE and uv.CAN_WATCH:
-                    self._stream.watch(self._read_record)
+                if nread > LARGE:
+                    self._expect_large()
                 self._context.run(self._protocol.data_received, self._region[offset : offset + nread])  # type: ignore[union-attr]
             elif nread:
                 self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
@@ -230,7 +235,15 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
             else:
-                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
+                self._on_failed_delivery(exc)
+
+    def _expect_large(self) -> None:
+        """Read what comes next where it is to stay."""
+        if uv.CAN_WATCH:
+            self._stream.watch(self._read_record)
+
+    def _on_failed_delivery(self, exc: BaseException) -> None:
+        self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
 
     def _read_record(self, nread: int, offset: int) -> None:
         """Read what is there into bytes of its own, where a second copy would cost more than the detour."""
@@ -257,7 +270,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 self._set_aside(len(data) or uv.EOF, data)
             else:
-                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
+                self._on_failed_delivery(exc)
 
     def _fill_record(self, nread: int, offset: int) -> None:
         try:
@@ -305,7 +318,7 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             if self._context is not None and is_entered(self._context):
                 held.insert(0, (nread, data))
             else:
-                self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
+                self._on_failed_delivery(exc)
         finally:
             if held:
                 self._loop.call_soon(self._release)
@@ -423,6 +436,9 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
+
+    def _as_bytes(self, data: Any) -> bytes:
+        return _as_bytes(data)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
@@ -548,7 +564,10 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
         except OSError as exc:
             self._fatal_error(exc, "Fatal write error on socket transport")
             return
-        rest = memoryview(data)[sent:]
+        self._send_later(memoryview(data)[sent:])
+
+    def _send_later(self, rest: memoryview) -> None:
+        """Have libuv send what the kernel has not taken."""
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
         # before, so that the protocol is resumed as soon as no more than that is left.
         above = len(rest) - self._low_water
@@ -729,6 +748,18 @@ class StreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
             self._loop.call_soon_threadsafe(self._stream.close)
         if self._server is not None:
             self._server._detach(self)
+
+
+if not TYPE_CHECKING and accelerator is not None and hasattr(accelerator, "Stream"):
+
+    class StreamTransport(accelerator.Stream, PureStreamTransport):
+        """`PureStreamTransport`, with what runs per packet in C."""
+
+        _deliver_in_python = PureStreamTransport._deliver_record
+        _fill_in_python = PureStreamTransport._fill_record
+
+else:
+    StreamTransport = PureStreamTransport
 
 
 def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:

@@ -1,8 +1,8 @@
-/* The one header of ffloop's C code: what Python sees of it, and what its files share.
+/* What the C files that know libuv give to others: to Python through CFFI, and to the accelerator.
  *
  * Between the two "cdef" marks stands what CFFI parses (build_ffi.py reads it from here), so that the
- * declarations that Python calls through and those that the C compiler checks are the same lines. Below
- * them: what the C files share among themselves. No Python type appears here: nothing in this folder
+ * declarations that Python calls through and those that the C compiler checks are the same lines. What the C
+ * files share among themselves is in internal.h. No Python type appears here: no file of this folder
  * touches an interpreter, and every function runs with the GIL released (CFFI releases it around each
  * call) on the thread that runs the loop, except where a comment says otherwise.
  */
@@ -11,7 +11,6 @@
 
 #include <stdint.h>
 #include <stddef.h>
-#include <uv.h>
 
 /* cdef: begin */
 
@@ -68,6 +67,7 @@ typedef struct {
 } ffloop_metrics;
 int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out);
 int ffloop_loop_fork(ffloop_loop *loop);
+int64_t ffloop_api_address(void);
 
 /* handles.c */
 uv_handle_t *ffloop_timer_new(ffloop_loop *loop, int64_t token, int *error);
@@ -149,70 +149,17 @@ int ffloop_gai_code(int status);
 const char *ffloop_gai_text(int code);
 /* cdef: end */
 
-struct ffloop_loop {
-  uv_loop_t uv;
-  uv_async_t wake;        /* ends a poll from any thread */
-  uv_timer_t deadline;    /* the one timer behind ffloop_run's timeout */
-  uv_mutex_t wake_lock;   /* guards `closed` against ffloop_wake */
-  ffloop_record *records;
-  size_t count;           /* records in the current batch */
-  size_t capacity;        /* records allocated */
-  char *region_memory;    /* what the region lies in */
-  char *region;           /* what was received in the current batch, contiguous */
-  size_t region_used;
-  size_t region_size;
-  const uv_handle_t *last_read; /* what was read last in this turn; compared, never followed */
-  size_t peers;           /* senders noted behind the region in the current batch */
-  size_t offered;         /* of last_read, where it receives datagrams: how many were asked for, */
-  size_t taken;           /* how many of those came, */
-  size_t taken_in_turn;   /* and how many came altogether */
-  int polling;            /* a thread is inside uv_run */
-  int failed;             /* a record could not be stored: UV_ENOMEM */
-  int closed;             /* closing has begun */
-  int finished;           /* closing is done: the memory can go */
-#ifdef __linux__
-  int poll_set;           /* an epoll descriptor of our own, -1 until the first ffloop_poll_start */
-  uv_poll_t poll_watch;   /* libuv's watch on it */
-#endif
-};
-
-/* Where received bytes begin, in the region. The kernel copies to other addresses far more slowly: on AMD EPYC an echo of
- * 64 KiB ran at 0.57 of uvloop's rate before this, and at 0.9 since. */
-#define FFLOOP_ALIGNMENT 64
-
-#define FFLOOP_OF(handle) ((ffloop_loop *) (handle)->loop->data)
-#define FFLOOP_TOKEN(handle) ((int64_t) (intptr_t) (handle)->data)
-
-/* Whether Python's number can be a descriptor at all: more bits than an int has would be cut off. */
-static inline int ffloop_is_fd(int64_t fd) {
-#ifdef _WIN32
-  return fd >= 0;
-#else
-  return fd >= 0 && fd <= INT32_MAX;
-#endif
-}
-
-/* Marks the next `size` bytes of the region as used, and what lies before the next aligned address. */
-static inline void ffloop_use_region(ffloop_loop *loop, size_t size) {
-  loop->region_used = (loop->region_used + size + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
-}
-
-/* Makes room for so many more records. Returns 0 when memory is out. */
-int ffloop_reserve(ffloop_loop *loop, size_t more);
-
-/* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */
-void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload);
-
-#ifdef __linux__
-/* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */
-int ffloop_poll_set_fork(ffloop_loop *loop);
-#endif
-
-/* Whether the handle's descriptor is still open. libuv aborts when it comes to watch one that somebody has closed behind
- * its back. Returns 0 or an error. */
-int ffloop_check_open(const uv_handle_t *handle);
-
-/* A zeroed libuv handle of `type`, carrying `token`. Owned by C: ffloop_handle_close frees it. */
-uv_handle_t *ffloop_handle_new(uv_handle_type type, int64_t token);
+/* What the accelerator calls without CFFI's crossing, and so with the GIL held unless it releases it. It finds the table through
+ * ffloop_api_address, and refuses one that was not compiled from this very file: FFLOOP_HEADER is its checksum. */
+typedef struct {
+  uint64_t header;
+  size_t size; /* of this struct */
+  int eof;
+  int (*run)(ffloop_loop *loop, int64_t timeout_ns);
+  int (*count)(ffloop_loop *loop);
+  ffloop_record *(*records)(ffloop_loop *loop);
+  char *(*region)(ffloop_loop *loop);
+  void (*wake)(ffloop_loop *loop);
+} ffloop_api;
 
 #endif

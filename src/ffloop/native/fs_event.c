@@ -1,5 +1,5 @@
 /* Watching files and folders for changes. */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>

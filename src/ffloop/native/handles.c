@@ -2,7 +2,7 @@
  * Python holds a handle as a bare pointer from its constructor to ffloop_handle_close, which takes it
  * over; the memory goes when libuv's close callback comes.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <stdlib.h>
 #ifndef _WIN32

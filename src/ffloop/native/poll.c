@@ -6,7 +6,7 @@
  * therefore stand in an epoll set of our own, which reports a refusal at once, and libuv watches the set.
  * Elsewhere uv_poll_t is used as it is.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * received bytes land in. What lives here runs once a turn. What a single kind of handle needs does not:
  * see handles.c, stream.c, udp.c, poll.c and resolve.c.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -284,4 +284,13 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
   record->key = (int64_t) ((uint64_t) token << FFLOOP_KIND_BITS) | kind;
   record->status = status;
   record->payload = payload;
+}
+
+static const ffloop_api api = {
+  FFLOOP_HEADER, sizeof(ffloop_api), UV_EOF, ffloop_run, ffloop_count, ffloop_records, ffloop_region, ffloop_wake,
+};
+
+/* Where the accelerator finds what it calls; it lives as long as the process. */
+int64_t ffloop_api_address(void) {
+  return (int64_t) (intptr_t) &api;
 }

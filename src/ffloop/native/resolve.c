@@ -2,7 +2,7 @@
  * A request is freed by its callback. Its result is the receiver's of the record: a list goes back
  * through ffloop_addrinfo_free, a name through ffloop_name_free.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Streams: reading into the shared region, writing, and the sockets that become streams.
  * A stream owns its descriptor from ffloop_tcp_open on; closing the handle closes it, once.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>

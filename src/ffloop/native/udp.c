@@ -1,7 +1,7 @@
 /* Datagram sockets: receiving many at once into the shared region, and sending many at once.
  * A handle owns its descriptor from ffloop_udp_open on; closing the handle closes it.
  */
-#include "ffloop.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sized
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -32,6 +33,13 @@ PEERS_SIZE: int = lib.FFLOOP_PEERS * ffi.sizeof("ffloop_peer")
 """Bytes behind the region, for who sent the datagrams in it."""
 
 _run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
+
+
+def api_address() -> int:
+    """Return where the table of functions lies that the accelerator calls (`ffloop_api` in native/ffloop.h)."""
+    address: int = lib.ffloop_api_address()
+    return address
+
 
 _unfinished: list[Any] = []
 """Loops that were closed while libuv's threads still looked a name up for them."""
@@ -108,9 +116,19 @@ class Loop:
         self.new_token: Callable[[], int] = count(1).__next__
         self.handles: dict[int, Handle] = {}
         """Every open handle, by its token."""
+        self.in_flight: dict[int, Any] = {}
+        """Memory that libuv still reads, by the token of the stream that writes it."""
+        self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE + PEERS_SIZE)
+        """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
+        self._open_queue()
+        _loops.add(self)
+
+    # The queue: what the accelerator has a version of its own of.
+
+    def _open_queue(self) -> None:
         self.callbacks: dict[int, Callable[[int, int], object]] = {}
         """Who gets the status and the payload of a record, by the record's key."""
-        self.dirty: list[Flushable] = []
+        self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
         self.backlog: Sized = ()
         """While this is not empty, a poll does not wait."""
@@ -118,13 +136,19 @@ class Loop:
         """Who got the last record, where records are handed out one by one."""
         self.on_error: Callable[[BaseException], object] | None = None
         """Who gets what a callback raises, instead of the caller of `dispatch`."""
-        self.in_flight: dict[int, Any] = {}
-        """Memory that libuv still reads, by the token of the stream that writes it."""
-        self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE + PEERS_SIZE)
-        """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
         self._batch: Iterator[tuple[int, int, int]] | None = None
         self._map_records(256)
-        _loops.add(self)
+
+    def _drop_batch(self) -> None:
+        """Drop what was not handed out."""
+        for key, _, payload in self._batch or ():
+            self._drop(key, payload)
+        self._batch = None
+
+    def _close_queue(self) -> None:
+        """Never touch the C loop again."""
+        self.callbacks.clear()
+        self.dirty.clear()
 
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
@@ -138,6 +162,10 @@ class Loop:
         if self._c is None:
             raise ValueError("the loop is closed")
         return self._c
+
+    def address(self) -> int:
+        """Return where the C loop lies; raises `ValueError` when it is closed."""
+        return int(ffi.cast("intptr_t", self.pointer()))
 
     @property
     def closed(self) -> bool:
@@ -248,7 +276,7 @@ class Loop:
         dirty = self.dirty
         # A flush can run callbacks, which may write to other streams.
         while dirty:
-            dirty.pop(0)._flush()
+            dirty.popleft()._flush()
 
     def received(self, nread: int, offset: int) -> bytes:
         """Return the bytes of a read record, given its status and payload."""
@@ -289,15 +317,12 @@ class Loop:
             return
         for handle in list(self.handles.values()):
             handle.close()
-        for key, _, payload in self._batch or ():
-            self._drop(key, payload)
-        self._batch = None
+        self._drop_batch()
         self._c = None
-        self.callbacks.clear()
+        self._close_queue()
         if not _finish(c):
             _unfinished.append(c)
         self.in_flight.clear()
-        self.dirty.clear()
         _finish_unfinished()
 
     def _after_fork(self) -> None:
@@ -315,8 +340,7 @@ class Loop:
         for handle in self.handles.values():
             handle._c = None
         self.handles.clear()
-        self.callbacks.clear()
-        self.dirty.clear()
+        self._close_queue()
         self._c = None
 
     def _drop(self, key: int, payload: int) -> None:

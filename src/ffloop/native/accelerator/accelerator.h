@@ -1,0 +1,215 @@
+/* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback and per packet.
+ *
+ * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py): what
+ * a type has here replaces what the Python class has under that name, and what is not here is the Python class's. Attributes
+ * that both touch are members of the C struct under their Python names, so that there is one state and not two.
+ *
+ * Every function runs with the GIL held, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
+ * otherwise, arguments are borrowed and results are new references; NULL or -1 means that an exception is set.
+ *
+ * libuv is not linked: ffloop's C functions are called through the table that the CFFI module hands over.
+ */
+#ifndef FFLOOP_ACCELERATOR_H
+#define FFLOOP_ACCELERATOR_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include "../ffloop.h"
+
+enum { MOST_TRANSPORT_SLOTS = 16 };
+enum { FREE_HANDLES = 512 }; /* how many dead handles of each type wait for their next use */
+
+/* Where the slots of Python's classes lie. The same in every interpreter of a process, and needed even when one ends and its modules are
+ * gone: so it belongs to none. */
+typedef struct {
+  Py_ssize_t callback, args, context, loop, cancelled, repr, source_traceback; /* of asyncio.Handle */
+  Py_ssize_t when, scheduled;                                                  /* of asyncio.TimerHandle */
+  Py_ssize_t handle_size; /* of a Handle; a TimerHandle is larger */
+  Py_ssize_t due;         /* where a Due begins, behind a TimerHandle's slots */
+  Py_ssize_t fd;          /* of uv.Stream */
+  Py_ssize_t transport_loop;
+  Py_ssize_t transport_slots[MOST_TRANSPORT_SLOTS]; /* all those of asyncio's transport classes */
+  int transport_slot_count;
+  Py_ssize_t stream_offset; /* where the transport's own part begins, behind them */
+} Layout;
+
+extern Layout layout;
+
+/* What belongs to an interpreter. It lives as long as the module; whoever may outlive that in a collection of garbage holds the module. */
+typedef struct {
+  const ffloop_api *api;
+  int eof; /* the status that tells of the end of a stream */
+
+  PyTypeObject *handle_type; /* Handle, a subclass of asyncio.Handle; and so on */
+  PyTypeObject *timer_type;
+  PyTypeObject *ready_type;
+  PyTypeObject *queue_type;
+  PyTypeObject *loop_type;
+  PyTypeObject *stream_type;
+
+  PyTypeObject *asyncio_handle;
+  PyTypeObject *asyncio_timer;
+  PyObject *handle_cancel; /* asyncio.Handle.cancel */
+  PyObject *base_loop;     /* asyncio.BaseEventLoop */
+  PyObject *base_time;     /* BaseEventLoop.time, and so on: for what is done in Python */
+  PyObject *base_run_once;
+  PyObject *base_call_soon;
+  PyObject *base_call_soon_threadsafe;
+  PyObject *base_call_later;
+  PyObject *base_call_at;
+  PyObject *own_run_once; /* EventLoop._run_once */
+  PyObject *own_call_at;
+  PyObject *asyncio_run;  /* asyncio.Handle._run, before anybody has replaced it */
+  PyObject *monotonic;   /* time.monotonic, the real one */
+  PyObject *time_dict;   /* where it can be replaced */
+  PyObject *empty_bytes;
+  PyObject *format_source; /* asyncio.format_helpers._format_callback_source */
+
+  PyObject *free_handles[2]; /* chained by their slot for the callback; of Handle, of TimerHandle */
+  int free_count[2];
+
+  /* Names of methods, interned. */
+#define NAMES(name)                                                                                                        \
+  name(buffer_updated, "buffer_updated") name(call_at, "call_at") name(call_exception_handler, "call_exception_handler")   \
+  name(cancelled, "_cancelled") name(context, "context") name(data_received, "data_received") name(drop, "_drop")          \
+  name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol")      \
+  name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
+  name(select, "select")                                                                                                   \
+  name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
+#define DECLARE(name, text) PyObject *str_##name;
+  NAMES(DECLARE)
+#undef DECLARE
+} State;
+
+extern struct PyModuleDef speed_module;
+
+#define SLOT(object, offset) (*(PyObject **) ((char *) (object) + (offset)))
+
+/* ready.c: the queue of what is ready to run. */
+typedef struct {
+  PyObject_HEAD
+  PyObject **items; /* a ring; its size is a power of two */
+  Py_ssize_t size, head, length;
+} Ready;
+
+extern PyType_Spec ready_spec;
+PyObject *ready_new(State *state);
+int ready_append(Ready *ready, PyObject *item);
+int ready_append_left(Ready *ready, PyObject *item);
+PyObject *ready_pop_left(Ready *ready); /* NULL without an exception when empty */
+
+/* handles.c: handles and timer handles, and how they run. */
+int handles_add_types(PyObject *module, State *state);
+void handles_clear_free(State *state);
+PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+                     PyObject *context);
+int handle_run(State *state, PyObject *handle);
+
+/* Behind a timer's slots: what its slot `_when` says. */
+typedef struct {
+  const PyObject *number; /* which object that is of; compared, never followed */
+  double when;
+} Due;
+
+static inline Due *due_of(PyObject *timer) {
+  return (Due *) ((char *) timer + layout.due);
+}
+
+/* timers.c: the heap of asyncio, `_scheduled`, with the order that heapq would give it. */
+int timers_push(State *state, PyObject *heap, PyObject *timer);
+PyObject *timers_pop(State *state, PyObject *heap);
+int timers_heapify(State *state, PyObject *heap);
+int timers_when(State *state, PyObject *timer, double *when);
+
+/* queue.c: the completion queue, `uv.Loop`: the poll, the dispatch, the flush. */
+typedef struct {
+  PyObject_HEAD
+  State *state;
+  PyObject *module; /* keeps the state */
+  ffloop_loop *loop; /* NULL before `_open` and after the loop was closed */
+  Ready *dirty;
+  PyObject *callbacks, *backlog, *last, *on_error;
+  PyObject *batch;   /* what stands for the batch in Python, once it was asked for */
+  ffloop_record *records;
+  char *region;
+  int next, count;   /* of the records, those that were not handed out yet */
+  int active;        /* a batch is being handed out, or is to be */
+  int waiting;       /* inside of libuv without the GIL: only a wake-up ends that */
+  uint64_t serial;   /* of the batch */
+} Queue;
+
+extern PyType_Spec queue_spec;
+int queue_poll(Queue *queue, int64_t timeout_ns); /* the number of records; -1 when older ones are left, -2 for an exception */
+int queue_dispatch(Queue *queue, Py_ssize_t most);
+int queue_flush(Queue *queue);
+
+/* loop.c: `BaseEventLoop`: call_soon and its kin, and the turn. */
+typedef struct {
+  PyObject_HEAD
+  State *state;
+  PyObject *module; /* keeps the state */
+  Ready *ready;
+  PyObject *scheduled, *stopping, *closed, *debug, *thread_id, *selector;
+  Py_ssize_t timer_cancelled_count;
+  double clock_resolution;
+  Queue *queue;
+  PyObject *own_selector, *own_select; /* those that `_accelerate` was given: others are asked as asyncio does */
+  PyObject *batch;         /* the entry of the ready queue that stands for the queue's batch */
+  PyObject *process_events; /* of the class that `_accelerate` was called from */
+  Py_ssize_t at_select;    /* the selector's slot */
+  PyObject *write_to_self;  /* likewise */
+  unsigned type_tag, handle_tag, timer_tag; /* what the types looked like when `plain` was found out */
+  int plain;               /* PLAIN_*, or'ed */
+  int replaced;            /* what was set on the instance, likewise */
+  char many;               /* run_forever is our caller: the turns follow each other without going back to it */
+  char running;            /* in the callbacks of a turn of ours: what comes into the queue is seen before the next wait */
+  int skipped;             /* turns without a poll */
+  int64_t polled_at;       /* when the first of them was, in ns */
+} EventLoop;
+
+extern PyType_Spec loop_spec;
+
+/* stream.c: the stream transport. */
+int stream_add_type(PyObject *module, State *state);
+int stream_deliver(State *state, PyObject *transport, int64_t nread, int64_t offset);
+int stream_fill(State *state, PyObject *transport, int64_t nread, int64_t offset);
+int stream_flush(State *state, PyObject *transport);
+PyObject *stream_deliver_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *stream_fill_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+
+/* Whether what was raised is let through, as asyncio does. */
+static inline int is_let_through(void) {
+  return PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt);
+}
+
+/* Takes the exception that is set: normalized, with its traceback. A new reference. */
+static inline PyObject *take_exception(void) {
+#if PY_VERSION_HEX >= 0x030c0000
+  return PyErr_GetRaisedException();
+#else
+  PyObject *type, *value, *traceback;
+
+  PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  if (traceback != NULL)
+    PyException_SetTraceback(value, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(traceback);
+  return value;
+#endif
+}
+
+/* Sets a slot or a member to `value`, whose reference it takes over. */
+static inline void replace(PyObject **slot, PyObject *value) {
+  PyObject *old = *slot;
+
+  *slot = value;
+  Py_XDECREF(old);
+}
+
+/* The offset of a slot that `type` has under `name`, -1 with an exception. */
+Py_ssize_t slot_offset(PyTypeObject *type, const char *name);
+
+#endif

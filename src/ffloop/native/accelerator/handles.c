@@ -1,0 +1,273 @@
+/* Handles and timer handles: subclasses of asyncio's own, made and run without a line of Python.
+ *
+ * They have no fields but the slots of asyncio's classes, read at the offsets that those have. So what looks at a handle from
+ * Python, asyncio's own methods included, sees a handle like any other; and one that asyncio has made runs here as well.
+ */
+#include "accelerator.h"
+
+/* NULL when the interpreter ends, and has cleared the type already. The types have no subclasses. */
+static State *state_of(PyObject *handle) {
+  PyObject *module = ((PyHeapTypeObject *) Py_TYPE(handle))->ht_module;
+
+  return module != NULL ? PyModule_GetState(module) : NULL;
+}
+
+/* By the size, which is known even when the module has let go of its types. */
+static int is_a_timer(PyTypeObject *type) {
+  return type->tp_basicsize != layout.handle_size;
+}
+
+/* Every slot that a handle has, for what must see all of them. */
+#define EACH_SLOT(is_timer, visit)                                                                                  \
+  do {                                                                                                                     \
+    visit(layout.callback);                                                                                             \
+    visit(layout.args);                                                                                                 \
+    visit(layout.context);                                                                                              \
+    visit(layout.loop);                                                                                                 \
+    visit(layout.cancelled);                                                                                            \
+    visit(layout.repr);                                                                                                 \
+    visit(layout.source_traceback);                                                                                     \
+    if (is_timer) {                                                                                                        \
+      visit(layout.when);                                                                                               \
+      visit(layout.scheduled);                                                                                          \
+    }                                                                                                                      \
+  } while (0)
+
+/* A handle for `callback(*args)` with `count` arguments, of which it keeps references. `context` NULL is a copy of the current one. The
+ * caller of a timer sets `_when`. Nothing of it is visible to others before it is whole. */
+PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+                     PyObject *context) {
+  PyTypeObject *type = is_timer ? state->timer_type : state->handle_type;
+  PyObject *handle, *arguments;
+  Py_ssize_t i;
+
+  context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+  if (context == NULL)
+    return NULL;
+  arguments = PyTuple_New(count); /* of none: the one that there is */
+  if (arguments == NULL) {
+    Py_DECREF(context);
+    return NULL;
+  }
+  for (i = 0; i < count; i++)
+    PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
+  handle = state->free_handles[is_timer];
+  if (handle != NULL) {
+    state->free_handles[is_timer] = SLOT(handle, layout.callback);
+    state->free_count[is_timer]--;
+    PyObject_Init(handle, type);
+  } else {
+    handle = PyObject_GC_New(PyObject, type);
+    if (handle == NULL) {
+      Py_DECREF(context);
+      Py_DECREF(arguments);
+      return NULL;
+    }
+    memset((char *) handle + sizeof(PyObject), 0, (size_t) type->tp_basicsize - sizeof(PyObject));
+  }
+  SLOT(handle, layout.callback) = Py_NewRef(callback);
+  SLOT(handle, layout.args) = arguments;
+  SLOT(handle, layout.context) = context;
+  SLOT(handle, layout.loop) = Py_NewRef(loop);
+  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
+  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
+  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+  if (is_timer)
+    SLOT(handle, layout.scheduled) = Py_NewRef(Py_False);
+  PyObject_GC_Track(handle);
+  return handle;
+}
+
+static int clear(PyObject *handle) {
+  int is_timer = is_a_timer(Py_TYPE(handle));
+
+#define CLEAR(offset) Py_CLEAR(SLOT(handle, offset))
+  EACH_SLOT(is_timer, CLEAR);
+#undef CLEAR
+  return 0;
+}
+
+static int traverse(PyObject *handle, visitproc visit, void *arg) {
+  int is_timer;
+
+  Py_VISIT(Py_TYPE(handle));
+  is_timer = is_a_timer(Py_TYPE(handle));
+#define VISIT(offset) Py_VISIT(SLOT(handle, offset))
+  EACH_SLOT(is_timer, VISIT);
+#undef VISIT
+  return 0;
+}
+
+static void dealloc(PyObject *handle) {
+  PyTypeObject *type = Py_TYPE(handle);
+  State *state = state_of(handle);
+  int is_timer = is_a_timer(type);
+
+  PyObject_GC_UnTrack(handle);
+  if (SLOT(handle, type->tp_weaklistoffset) != NULL)
+    PyObject_ClearWeakRefs(handle);
+  clear(handle);
+  if (state != NULL && state->free_count[is_timer] < FREE_HANDLES) {
+    SLOT(handle, layout.callback) = state->free_handles[is_timer];
+    state->free_handles[is_timer] = handle;
+    state->free_count[is_timer]++;
+  } else {
+    PyObject_GC_Del(handle);
+  }
+  Py_DECREF(type);
+}
+
+/* Frees what waits for its next use. */
+void handles_clear_free(State *state) {
+  int is_timer;
+
+  for (is_timer = 0; is_timer < 2; is_timer++) {
+    while (state->free_handles[is_timer] != NULL) {
+      PyObject *handle = state->free_handles[is_timer];
+
+      state->free_handles[is_timer] = SLOT(handle, layout.callback);
+      PyObject_GC_Del(handle);
+    }
+    state->free_count[is_timer] = 0;
+  }
+}
+
+/* What asyncio's `cancel` does, of a handle of a loop that is not in debug mode: that one keeps what the handle looked like. */
+static PyObject *cancel(PyObject *handle, PyObject *unused) {
+  State *state = state_of(handle);
+  PyObject *loop = SLOT(handle, layout.loop);
+  int plain = loop != NULL && PyObject_TypeCheck(loop, state->loop_type) && ((EventLoop *) loop)->debug == Py_False;
+
+  (void) unused;
+  if (SLOT(handle, layout.cancelled) == Py_True)
+    Py_RETURN_NONE;
+  if (Py_TYPE(handle) == state->timer_type) {
+    if (plain) {
+      if (SLOT(handle, layout.scheduled) == Py_True)
+        ((EventLoop *) loop)->timer_cancelled_count++;
+    } else if (loop != NULL) {
+      PyObject *done = PyObject_CallMethodOneArg(loop, state->str_timer_handle_cancelled, handle);
+
+      if (done == NULL)
+        return NULL;
+      Py_DECREF(done);
+    }
+  }
+  if (!plain)
+    return PyObject_CallOneArg(state->handle_cancel, handle);
+  replace(&SLOT(handle, layout.cancelled), Py_NewRef(Py_True));
+  replace(&SLOT(handle, layout.callback), Py_NewRef(Py_None));
+  replace(&SLOT(handle, layout.args), Py_NewRef(Py_None));
+  Py_RETURN_NONE;
+}
+
+/* Tells the loop's exception handler what a callback has raised: the exception that is set. */
+static int report(State *state, PyObject *handle, PyObject *callback, PyObject *args) {
+  PyObject *exception = take_exception();
+  PyObject *loop = SLOT(handle, layout.loop), *traceback = SLOT(handle, layout.source_traceback);
+  PyObject *source, *message = NULL, *context = NULL, *done = NULL;
+
+  Py_XINCREF(loop);
+  source = PyObject_CallFunctionObjArgs(state->format_source, callback, args, NULL);
+  if (source != NULL && loop != NULL)
+    message = PyUnicode_FromFormat("Exception in callback %U", source);
+  if (message != NULL)
+    context = Py_BuildValue("{sOsOsO}", "message", message, "exception", exception, "handle", handle);
+  if (context != NULL && traceback != NULL && PyObject_IsTrue(traceback) &&
+      PyDict_SetItemString(context, "source_traceback", traceback) < 0)
+    Py_CLEAR(context);
+  if (context != NULL)
+    done = PyObject_CallMethodOneArg(loop, state->str_call_exception_handler, context);
+  Py_XDECREF(source);
+  Py_XDECREF(message);
+  Py_XDECREF(context);
+  Py_XDECREF(exception);
+  Py_XDECREF(loop);
+  Py_XDECREF(done);
+  return done == NULL ? -1 : 0;
+}
+
+/* Runs a handle that is none of those whose slots are known. */
+static int run_foreign(State *state, PyObject *handle) {
+  PyObject *result = PyObject_GetAttr(handle, state->str_cancelled);
+  int cancelled = result != NULL ? PyObject_IsTrue(result) : -1;
+
+  Py_XDECREF(result);
+  if (cancelled != 0)
+    return cancelled < 0 ? -1 : 0;
+  result = PyObject_CallMethodNoArgs(handle, state->str_run);
+  Py_XDECREF(result);
+  return result == NULL ? -1 : 0;
+}
+
+/* Runs a handle unless it was cancelled. -1 only for what is let through, or when the exception handler itself has failed. The caller
+ * holds a reference. */
+int handle_run(State *state, PyObject *handle) {
+  PyTypeObject *type = Py_TYPE(handle);
+  PyObject *callback, *args, *context, *result;
+  int status = 0;
+
+  if (type != state->handle_type && type != state->timer_type && type != state->asyncio_handle && type != state->asyncio_timer)
+    return run_foreign(state, handle);
+  if (SLOT(handle, layout.cancelled) == Py_True)
+    return 0;
+  callback = SLOT(handle, layout.callback);
+  args = SLOT(handle, layout.args);
+  context = SLOT(handle, layout.context);
+  if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context))
+    return run_foreign(state, handle);
+  /* The callback may cancel its handle, which lets go of all three. */
+  Py_INCREF(callback);
+  Py_INCREF(args);
+  Py_INCREF(context);
+  if (PyContext_Enter(context) < 0) {
+    status = report(state, handle, callback, args);
+  } else {
+    result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t) PyTuple_GET_SIZE(args), NULL);
+    Py_XDECREF(result);
+    /* With an exception set, leaving a context that was entered does not fail. */
+    if (PyContext_Exit(context) < 0)
+      status = -1;
+    else if (result == NULL)
+      status = is_let_through() ? -1 : report(state, handle, callback, args);
+  }
+  Py_DECREF(callback);
+  Py_DECREF(args);
+  Py_DECREF(context);
+  return status;
+}
+
+static PyMethodDef methods[] = {
+  {"cancel", cancel, METH_NOARGS, "Cancel the callback."},
+  {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+  {Py_tp_methods, methods},
+  {Py_tp_traverse, traverse},
+  {Py_tp_clear, clear},
+  {Py_tp_dealloc, dealloc},
+  {0, NULL},
+};
+
+/* Makes a subclass of `base` that has the same fields, and `more` bytes behind them. */
+static PyTypeObject *add_type(PyObject *module, const char *name, PyTypeObject *base, size_t more) {
+  PyType_Spec spec = {name, (int) base->tp_basicsize + (int) more, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+  PyObject *bases = PyTuple_Pack(1, base), *type;
+
+  if (bases == NULL)
+    return NULL;
+  type = PyType_FromModuleAndSpec(module, &spec, bases);
+  Py_DECREF(bases);
+  if (type != NULL && PyModule_AddType(module, (PyTypeObject *) type) < 0)
+    Py_CLEAR(type);
+  return (PyTypeObject *) type;
+}
+
+int handles_add_types(PyObject *module, State *state) {
+  layout.due = state->asyncio_timer->tp_basicsize;
+  layout.handle_size = state->asyncio_handle->tp_basicsize;
+  state->handle_type = add_type(module, "ffloop._speed.Handle", state->asyncio_handle, 0);
+  state->timer_type = add_type(module, "ffloop._speed.TimerHandle", state->asyncio_timer, sizeof(Due));
+  return state->handle_type != NULL && state->timer_type != NULL ? 0 : -1;
+}

@@ -1,0 +1,666 @@
+/* The turn, and what puts callbacks into it: what stands in front of `asyncio.BaseEventLoop`.
+ *
+ * The functions here do what BaseEventLoop's do, in the same order, and leave to those whatever is rare: debug mode with its checks, a
+ * closed loop, unusual arguments, and every loop of which a tool has replaced a part. So what stands here is the one common case.
+ */
+#include "accelerator.h"
+
+#include <time.h>
+
+enum {
+  /* What has to be as it was made for the short way to be right. */
+  PLAIN_TIME = 1,    /* time() */
+  PLAIN_CALL_AT = 2, /* call_at(), which call_later() calls */
+  PLAIN_WAKE = 4,    /* _write_to_self() */
+  PLAIN_TURN = 8,    /* _run_once(), Handle._run() */
+  PLAIN_EVENTS = 16, /* _process_events() */
+  PLAIN_ALL = 31
+};
+
+/* While callbacks are ready, that many turns may pass without a look at the sockets, or so many ns. */
+enum { MOST_SKIPPED = 64, LONGEST_SKIPPED = 25000 };
+
+enum { MANY_TIMERS = 100 }; /* as in asyncio: cancelled timers are swept out when more than half of so many are */
+
+static const double LONGEST_WAIT = 24 * 3600; /* seconds, as in asyncio */
+
+/* What of the class is its own again. Found out anew when the class, or asyncio's Handle, was changed. */
+static int find_out_plain(EventLoop *self) {
+  State *state = self->state;
+  PyTypeObject *type = Py_TYPE(self);
+  const struct {
+    PyObject *owner, *name, *wanted;
+    int flag;
+  } checks[] = {
+    {(PyObject *) type, state->str_time, state->base_time, PLAIN_TIME},
+    {(PyObject *) type, state->str_call_at, state->own_call_at, PLAIN_CALL_AT},
+    {(PyObject *) type, state->str_write_to_self, self->write_to_self, PLAIN_WAKE},
+    {(PyObject *) type, state->str_run_once, state->own_run_once, PLAIN_TURN},
+    {(PyObject *) type, state->str_process_events, self->process_events, PLAIN_EVENTS},
+    {(PyObject *) state->handle_type, state->str_run, state->asyncio_run, PLAIN_TURN},
+    {(PyObject *) state->timer_type, state->str_run, state->asyncio_run, PLAIN_TURN},
+  };
+  size_t i;
+
+  self->plain = PLAIN_ALL;
+  for (i = 0; i < sizeof checks / sizeof *checks; i++) {
+    PyObject *found = PyObject_GetAttr(checks[i].owner, checks[i].name);
+
+    if (found == NULL)
+      return -1;
+    if (found != checks[i].wanted)
+      self->plain &= ~checks[i].flag;
+    Py_DECREF(found);
+  }
+  self->type_tag = type->tp_version_tag;
+  self->handle_tag = state->handle_type->tp_version_tag;
+  self->timer_tag = state->timer_type->tp_version_tag;
+  return 0;
+}
+
+/* Which parts of the loop are its own: PLAIN_*, or'ed; -1 with an exception. A changed type has another tag, or none. */
+static inline int plain(EventLoop *self) {
+  unsigned tag = Py_TYPE(self)->tp_version_tag;
+
+  if ((tag == 0 || tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
+       self->timer_tag != self->state->timer_type->tp_version_tag) &&
+      find_out_plain(self) < 0)
+    return -1;
+  return self->plain & ~self->replaced;
+}
+
+/* Notes what somebody puts in the place of a method, on the loop itself. */
+static int set_attribute(EventLoop *self, PyObject *name, PyObject *value) {
+  State *state = self->state;
+  const struct {
+    PyObject *name;
+    int flag;
+  } watched[] = {
+    {state->str_time, PLAIN_TIME},         {state->str_call_at, PLAIN_CALL_AT},
+    {state->str_run_once, PLAIN_TURN},     {state->str_process_events, PLAIN_EVENTS},
+    {state->str_write_to_self, PLAIN_WAKE},
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof watched / sizeof *watched; i++) {
+    if (name == watched[i].name || (PyUnicode_Check(name) && PyUnicode_Compare(name, watched[i].name) == 0)) {
+      if (value != NULL)
+        self->replaced |= watched[i].flag;
+    }
+  }
+  return PyObject_GenericSetAttr((PyObject *) self, name, value);
+}
+
+/* The loop's time in seconds. `as_is`: it is BaseEventLoop's own, time.monotonic(). */
+static int loop_time(EventLoop *self, int as_is, double *now) {
+  State *state = self->state;
+  PyObject *result;
+
+  if (as_is) {
+    PyObject *function = PyDict_GetItemWithError(state->time_dict, state->str_monotonic);
+
+#ifdef __linux__
+    if (function == state->monotonic) {
+      struct timespec moment;
+
+      if (clock_gettime(CLOCK_MONOTONIC, &moment) == 0) {
+        *now = (double) ((int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec) / 1e9;
+        return 0;
+      }
+    }
+#endif
+    if (function == NULL)
+      return -1;
+    result = PyObject_CallNoArgs(function);
+  } else {
+    result = PyObject_CallMethodNoArgs((PyObject *) self, state->str_time);
+  }
+  if (result == NULL)
+    return -1;
+  *now = PyFloat_AsDouble(result);
+  Py_DECREF(result);
+  return *now == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Calls a method of BaseEventLoop, with the arguments that ours was called with. */
+static PyObject *call_base(PyObject *function, EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  Py_ssize_t all = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
+  PyObject *few[8];
+  PyObject **stack = all + 1 <= (Py_ssize_t) (sizeof few / sizeof *few) ? few : PyMem_New(PyObject *, (size_t) all + 1);
+  PyObject *result;
+
+  if (stack == NULL)
+    return PyErr_NoMemory();
+  stack[0] = (PyObject *) self;
+  memcpy(stack + 1, args, (size_t) all * sizeof *args);
+  result = PyObject_Vectorcall(function, stack, (size_t) nargs + 1, kwnames);
+  if (stack != few)
+    PyMem_Free(stack);
+  return result;
+}
+
+/* Whether the loop is open and in no debug mode, there are as many arguments as are needed, and no keyword but a real context. */
+static inline int is_common(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t needed, PyObject *kwnames,
+                            PyObject **context) {
+  *context = NULL;
+  if (self->closed != Py_False || self->debug != Py_False || nargs < needed || self->ready == NULL)
+    return 0;
+  if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
+    return 1;
+  if (PyTuple_GET_SIZE(kwnames) != 1)
+    return 0;
+  if (PyTuple_GET_ITEM(kwnames, 0) != self->state->str_context &&
+      PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), self->state->str_context) != 0)
+    return 0;
+  if (args[nargs] == Py_None)
+    return 1;
+  *context = args[nargs];
+  return PyContext_CheckExact(*context);
+}
+
+static PyObject *add_ready(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  PyObject *handle = handle_new(self->state, 0, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+
+  if (handle != NULL && ready_append(self->ready, handle) < 0)
+    Py_CLEAR(handle);
+  return handle;
+}
+
+static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context;
+
+  if (!is_common(self, args, nargs, 1, kwnames, &context))
+    return call_base(self->state->base_call_soon, self, args, nargs, kwnames);
+  return add_ready(self, args, nargs, context);
+}
+
+static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context, *handle;
+  int own;
+
+  if (!is_common(self, args, nargs, 1, kwnames, &context))
+    return call_base(self->state->base_call_soon_threadsafe, self, args, nargs, kwnames);
+  own = plain(self);
+  if (own < 0)
+    return NULL;
+  if (!(own & PLAIN_WAKE) || self->queue == NULL)
+    return call_base(self->state->base_call_soon_threadsafe, self, args, nargs, kwnames);
+  handle = add_ready(self, args, nargs, context);
+  /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
+  if (handle != NULL && (!self->running || self->queue->waiting) && self->queue->loop != NULL)
+    self->state->api->wake(self->queue->loop);
+  return handle;
+}
+
+/* Takes the reference to `when`. */
+static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  State *state = self->state;
+  PyObject *timer = handle_new(state, 1, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+
+  if (timer == NULL) {
+    Py_DECREF(when);
+    return NULL;
+  }
+  SLOT(timer, layout.when) = when;
+  due_of(timer)->number = when;
+  due_of(timer)->when = PyFloat_AS_DOUBLE(when);
+  if (timers_push(state, self->scheduled, timer) < 0) {
+    Py_DECREF(timer);
+    return NULL;
+  }
+  replace(&SLOT(timer, layout.scheduled), Py_NewRef(Py_True));
+  return timer;
+}
+
+static PyObject *call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context;
+
+  if (!is_common(self, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) || self->scheduled == NULL ||
+      !PyList_CheckExact(self->scheduled))
+    return call_base(self->state->base_call_at, self, args, nargs, kwnames);
+  return add_timer(self, Py_NewRef(args[0]), args + 1, nargs - 1, context);
+}
+
+static PyObject *call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context, *when;
+  double delay, now;
+  int own;
+
+  if (!is_common(self, args, nargs, 2, kwnames, &context) || self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
+  own = plain(self);
+  if (own < 0)
+    return NULL;
+  if (!(own & PLAIN_CALL_AT) || !(own & PLAIN_TIME))
+    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
+  if (PyFloat_CheckExact(args[0])) {
+    delay = PyFloat_AS_DOUBLE(args[0]);
+  } else if (PyLong_CheckExact(args[0])) {
+    delay = PyLong_AsDouble(args[0]);
+    if (delay == -1.0 && PyErr_Occurred())
+      return NULL;
+  } else {
+    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
+  }
+  if (loop_time(self, 1, &now) < 0)
+    return NULL;
+  when = PyFloat_FromDouble(now + delay);
+  return when != NULL ? add_timer(self, when, args + 1, nargs - 1, context) : NULL;
+}
+
+/* The turn */
+
+static int is_cancelled(EventLoop *self, PyObject *timer) {
+  PyObject *value;
+  int cancelled;
+
+  if (Py_TYPE(timer) == self->state->timer_type || Py_TYPE(timer) == self->state->asyncio_timer)
+    return SLOT(timer, layout.cancelled) == Py_True;
+  value = PyObject_GetAttr(timer, self->state->str_cancelled);
+  cancelled = value != NULL ? PyObject_IsTrue(value) : -1;
+  Py_XDECREF(value);
+  return cancelled;
+}
+
+/* Marks a timer as one that is not in the heap. */
+static int mark_unscheduled(EventLoop *self, PyObject *timer) {
+  if (Py_TYPE(timer) == self->state->timer_type || Py_TYPE(timer) == self->state->asyncio_timer) {
+    replace(&SLOT(timer, layout.scheduled), Py_NewRef(Py_False));
+    return 0;
+  }
+  return PyObject_SetAttrString(timer, "_scheduled", Py_False);
+}
+
+/* Removes the cancelled timers at the head; all of them, when most are. */
+static int sweep(EventLoop *self) {
+  PyObject *heap = self->scheduled;
+  Py_ssize_t count = PyList_GET_SIZE(heap), i;
+  int cancelled;
+
+  if (count > MANY_TIMERS && self->timer_cancelled_count > count / 2.0) {
+    PyObject *kept = PyList_New(0);
+
+    if (kept == NULL)
+      return -1;
+    for (i = 0; i < PyList_GET_SIZE(heap); i++) {
+      PyObject *timer = PyList_GET_ITEM(heap, i);
+
+      cancelled = is_cancelled(self, timer);
+      if (cancelled < 0 || (cancelled ? mark_unscheduled(self, timer) : PyList_Append(kept, timer)) < 0) {
+        Py_DECREF(kept);
+        return -1;
+      }
+    }
+    if (timers_heapify(self->state, kept) < 0) {
+      Py_DECREF(kept);
+      return -1;
+    }
+    self->timer_cancelled_count = 0;
+    replace(&self->scheduled, kept);
+    return 0;
+  }
+  while (self->scheduled == heap && PyList_GET_SIZE(heap) > 0) {
+    PyObject *timer;
+
+    cancelled = is_cancelled(self, PyList_GET_ITEM(heap, 0));
+    if (cancelled <= 0)
+      return cancelled;
+    self->timer_cancelled_count--;
+    timer = timers_pop(self->state, heap);
+    if (timer == NULL)
+      return -1;
+    i = mark_unscheduled(self, timer);
+    Py_DECREF(timer);
+    if (i < 0)
+      return -1;
+  }
+  return 0;
+}
+
+/* Queues the timers that are due before `end`. */
+static int queue_due(EventLoop *self, double end) {
+  PyObject *heap = self->scheduled;
+  double when;
+
+  while (self->scheduled == heap && PyList_GET_SIZE(heap) > 0) {
+    PyObject *timer;
+    int status;
+
+    if (timers_when(self->state, PyList_GET_ITEM(heap, 0), &when) < 0)
+      return -1;
+    if (when >= end)
+      return 0;
+    timer = timers_pop(self->state, heap);
+    if (timer == NULL)
+      return -1;
+    status = mark_unscheduled(self, timer);
+    if (status == 0)
+      status = ready_append(self->ready, timer);
+    Py_DECREF(timer);
+    if (status < 0)
+      return -1;
+  }
+  return 0;
+}
+
+/* Whether the poll is our own queue's, and nobody stands in between. */
+static int has_own_poll(EventLoop *self, int own) {
+  return self->selector == self->own_selector && SLOT(self->selector, self->at_select) == self->own_select && own & PLAIN_EVENTS;
+}
+
+/* Whether this turn can do without a poll: there is enough to do, nothing to send, and the last poll is not long ago. Sets
+ * *now to the time in ns when it can. */
+static int may_skip(EventLoop *self, int own, int64_t *now) {
+#ifdef __linux__
+  struct timespec moment;
+
+  if (self->ready->length == 0 || self->queue->dirty->length > 0 || self->queue->active || self->skipped >= MOST_SKIPPED ||
+      self->stopping != Py_False || !(own & PLAIN_TIME) || !has_own_poll(self, own))
+    return 0;
+  clock_gettime(CLOCK_MONOTONIC, &moment);
+  *now = (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
+  if (self->skipped == 0)
+    self->polled_at = *now;
+  else if (*now - self->polled_at > LONGEST_SKIPPED)
+    return 0;
+  self->skipped++;
+  return 1;
+#else
+  (void) self;
+  (void) own;
+  (void) now;
+  return 0;
+#endif
+}
+
+/* Polls as BaseEventLoop does, through what somebody has put between the loop and its queue. What that waits for is its own business, so
+ * other threads wake it whatever it does. timeout: in seconds, negative for ever. */
+static int poll_in_python(EventLoop *self, double timeout) {
+  PyObject *seconds = timeout < 0 ? Py_NewRef(Py_None) : timeout == 0 ? PyLong_FromLong(0) : PyFloat_FromDouble(timeout);
+  PyObject *found = NULL, *done = NULL;
+  char running = self->running;
+
+  self->running = 0;
+  if (seconds != NULL)
+    found = PyObject_CallMethodOneArg(self->selector, self->state->str_select, seconds);
+  if (found != NULL)
+    done = PyObject_CallMethodOneArg((PyObject *) self, self->state->str_process_events, found);
+  self->running = running;
+  Py_XDECREF(seconds);
+  Py_XDECREF(found);
+  Py_XDECREF(done);
+  return done != NULL ? 0 : -1;
+}
+
+static int poll(EventLoop *self, int own) {
+  int64_t timeout = -1;
+  double seconds = -1;
+  int found;
+
+  self->skipped = 0;
+  if (self->ready->length > 0 || self->stopping != Py_False) {
+    timeout = 0;
+  } else if (PyList_GET_SIZE(self->scheduled) > 0) {
+    double when, now;
+
+    if (timers_when(self->state, PyList_GET_ITEM(self->scheduled, 0), &when) < 0 ||
+        loop_time(self, own & PLAIN_TIME, &now) < 0)
+      return -1;
+    when -= now;
+    /* Rounded up: a timer never fires early. Not a number: at once, as `min(max(0, ...))` has it. */
+    seconds = !(when > 0) ? 0 : when < LONGEST_WAIT ? when : LONGEST_WAIT;
+    timeout = seconds > 0 ? (int64_t) (seconds * 1e9) + 1 : 0;
+  }
+  if (!has_own_poll(self, own))
+    return poll_in_python(self, timeout == 0 ? 0 : seconds);
+  found = queue_poll(self->queue, timeout);
+  if (found == -1) {
+    /* The rest of an older batch, which something has interrupted: it goes first. */
+    int there = PySequence_Contains((PyObject *) self->ready, self->batch);
+
+    if (there < 0 || (!there && ready_append_left(self->ready, self->batch) < 0))
+      return -1;
+  } else if (self->queue->active && ready_append(self->ready, self->batch) < 0) {
+    return -1;
+  }
+  return found == -2 ? -1 : PyErr_CheckSignals();
+}
+
+/* One turn, of a loop that is in no debug mode and has all its own parts. */
+static int turn(EventLoop *self, int own) {
+  int64_t moment;
+  double now;
+  Py_ssize_t count;
+  int status = 0;
+
+  if (PyList_GET_SIZE(self->scheduled) > 0 && sweep(self) < 0)
+    return -1;
+  if (may_skip(self, own, &moment)) {
+    if (PyList_GET_SIZE(self->scheduled) > 0 && queue_due(self, (double) moment / 1e9 + self->clock_resolution) < 0)
+      return -1;
+  } else {
+    if (poll(self, own) < 0)
+      return -1;
+    if (self->scheduled == NULL || !PyList_CheckExact(self->scheduled)) {
+      PyErr_SetString(PyExc_RuntimeError, "the loop was closed by its own poll");
+      return -1;
+    }
+    if (PyList_GET_SIZE(self->scheduled) > 0 &&
+        (loop_time(self, own & PLAIN_TIME, &now) < 0 || queue_due(self, now + self->clock_resolution) < 0))
+      return -1;
+  }
+  self->running = 1;
+  for (count = self->ready->length; count > 0 && status == 0; count--) {
+    PyObject *handle = ready_pop_left(self->ready);
+
+    if (handle == NULL)
+      break; /* something has run the loop from a callback */
+    status = handle == self->batch ? queue_dispatch(self->queue, -1) : handle_run(self->state, handle);
+    Py_DECREF(handle);
+  }
+  return status;
+}
+
+/* Whether `turn` does what BaseEventLoop._run_once would. -1 with an exception; else what is `plain`, and 0 if it does not. */
+static int has_own_turn(EventLoop *self) {
+  int own;
+
+  if (self->debug != Py_False || self->queue == NULL || self->selector == NULL || self->selector == Py_None ||
+      self->scheduled == NULL || !PyList_CheckExact(self->scheduled) || self->ready == NULL || self->queue->loop == NULL)
+    return 0;
+  own = plain(self);
+  return own < 0 ? -1 : own & PLAIN_TURN ? own : 0;
+}
+
+static PyObject *run_once(EventLoop *self, PyObject *unused) {
+  char many = self->many, running = self->running;
+  int own = has_own_turn(self), status = 0;
+
+  (void) unused;
+  self->skipped = MOST_SKIPPED; /* a run begins with a poll, however short it is */
+  self->many = 0; /* who calls this from a callback gets one turn */
+  if (own == 0) {
+    PyObject *done;
+
+    self->running = 0;
+    done = PyObject_CallOneArg(self->state->base_run_once, (PyObject *) self);
+    status = done != NULL ? 0 : -1;
+    Py_XDECREF(done);
+  } else {
+    while (own > 0 && status == 0) {
+      status = turn(self, own);
+      if (!many || self->stopping != Py_False)
+        break;
+      own = has_own_turn(self);
+    }
+    if (own < 0)
+      status = -1;
+  }
+  self->many = many;
+  self->running = running;
+  if (status < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* Gives the loop what its turn works on: (queue, selector, entry of the batch, the class's _process_events and _write_to_self). */
+static PyObject *accelerate(EventLoop *self, PyObject *args) {
+  PyObject *queue, *selector, *batch, *process_events, *write_to_self, *select;
+
+  if (!PyArg_ParseTuple(args, "O!OOOO", self->state->queue_type, &queue, &selector, &batch, &process_events, &write_to_self))
+    return NULL;
+  self->at_select = slot_offset(Py_TYPE(selector), "select");
+  if (self->at_select < 0)
+    return NULL;
+  select = PyObject_GetAttrString(selector, "select");
+  if (select == NULL)
+    return NULL;
+  Py_XSETREF(self->own_select, select);
+  Py_XSETREF(self->own_selector, Py_NewRef(selector));
+  Py_XSETREF(self->batch, Py_NewRef(batch));
+  Py_XSETREF(self->process_events, Py_NewRef(process_events));
+  Py_XSETREF(self->write_to_self, Py_NewRef(write_to_self));
+  Py_XSETREF(self->queue, (Queue *) Py_NewRef(queue));
+  Py_RETURN_NONE;
+}
+
+static PyObject *get_ready(EventLoop *self, void *unused) {
+  (void) unused;
+  if (self->ready == NULL)
+    return PyErr_Format(PyExc_AttributeError, "_ready");
+  return Py_NewRef(self->ready);
+}
+
+/* Takes any sequence of handles; one that is no queue of ours is copied. */
+static int set_ready(EventLoop *self, PyObject *value, void *unused) {
+  PyObject *made;
+
+  (void) unused;
+  if (value == NULL) {
+    PyErr_SetString(PyExc_TypeError, "a loop cannot be without _ready");
+    return -1;
+  }
+  made = Py_TYPE(value) == self->state->ready_type ? Py_NewRef(value)
+                                                    : PyObject_CallOneArg((PyObject *) self->state->ready_type, value);
+  if (made == NULL)
+    return -1;
+  Py_XSETREF(self->ready, (Ready *) made);
+  if (self->queue != NULL)
+    Py_XSETREF(self->queue->backlog, Py_NewRef(made));
+  return 0;
+}
+
+static PyObject *new_loop(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  PyObject *module = PyType_GetModuleByDef(type, &speed_module);
+  EventLoop *self;
+
+  (void) args;
+  (void) kwargs;
+  if (module == NULL)
+    return NULL;
+  self = (EventLoop *) type->tp_alloc(type, 0);
+  if (self != NULL) {
+    self->module = Py_NewRef(module);
+    self->state = PyModule_GetState(module);
+    self->clock_resolution = 1e-9;
+  }
+  return (PyObject *) self;
+}
+
+static int traverse(EventLoop *self, visitproc visit, void *arg) {
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(self->module);
+  Py_VISIT(self->ready);
+  Py_VISIT(self->scheduled);
+  Py_VISIT(self->stopping);
+  Py_VISIT(self->closed);
+  Py_VISIT(self->debug);
+  Py_VISIT(self->thread_id);
+  Py_VISIT(self->selector);
+  Py_VISIT(self->queue);
+  Py_VISIT(self->own_selector);
+  Py_VISIT(self->own_select);
+  Py_VISIT(self->batch);
+  Py_VISIT(self->process_events);
+  Py_VISIT(self->write_to_self);
+  return 0;
+}
+
+/* Every use checks for NULL what is cleared here. */
+static int clear(EventLoop *self) {
+  Py_CLEAR(self->queue);
+  Py_CLEAR(self->ready);
+  Py_CLEAR(self->scheduled);
+  Py_CLEAR(self->selector);
+  Py_CLEAR(self->own_selector);
+  Py_CLEAR(self->own_select);
+  Py_CLEAR(self->batch);
+  Py_CLEAR(self->process_events);
+  Py_CLEAR(self->write_to_self);
+  return 0;
+}
+
+static void dealloc(EventLoop *self) {
+  PyTypeObject *type = Py_TYPE(self);
+
+  PyObject_GC_UnTrack(self);
+  clear(self);
+  Py_CLEAR(self->stopping);
+  Py_CLEAR(self->closed);
+  Py_CLEAR(self->debug);
+  Py_CLEAR(self->thread_id);
+  Py_CLEAR(self->module);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+#define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
+
+static PyMethodDef methods[] = {
+  {"call_soon", FUNCTION(call_soon), METH_FASTCALL | METH_KEYWORDS,
+   "call_soon($self, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in the next turn of the loop."},
+  {"call_soon_threadsafe", FUNCTION(call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+   "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\nLike call_soon(), from any thread."},
+  {"call_later", FUNCTION(call_later), METH_FASTCALL | METH_KEYWORDS,
+   "call_later($self, delay, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in `delay` seconds."},
+  {"call_at", FUNCTION(call_at), METH_FASTCALL | METH_KEYWORDS,
+   "call_at($self, when, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` when time() has reached `when`."},
+  {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
+  {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},
+  {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+  {"_scheduled", T_OBJECT_EX, offsetof(EventLoop, scheduled), 0, NULL},
+  {"_stopping", T_OBJECT_EX, offsetof(EventLoop, stopping), 0, NULL},
+  {"_closed", T_OBJECT_EX, offsetof(EventLoop, closed), 0, NULL},
+  {"_debug", T_OBJECT_EX, offsetof(EventLoop, debug), 0, NULL},
+  {"_thread_id", T_OBJECT_EX, offsetof(EventLoop, thread_id), 0, NULL},
+  {"_selector", T_OBJECT_EX, offsetof(EventLoop, selector), 0, NULL},
+  {"_timer_cancelled_count", T_PYSSIZET, offsetof(EventLoop, timer_cancelled_count), 0, NULL},
+  {"_clock_resolution", T_DOUBLE, offsetof(EventLoop, clock_resolution), 0, NULL},
+  {"_many", T_BOOL, offsetof(EventLoop, many), 0, NULL},
+  {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+  {"_ready", (getter) get_ready, (setter) set_ready, NULL, NULL},
+  {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+  {Py_tp_doc, "What of an event loop runs per callback."},
+  {Py_tp_new, new_loop},
+  {Py_tp_setattro, set_attribute},
+  {Py_tp_methods, methods},
+  {Py_tp_members, members},
+  {Py_tp_getset, properties},
+  {Py_tp_traverse, traverse},
+  {Py_tp_clear, clear},
+  {Py_tp_dealloc, dealloc},
+  {0, NULL},
+};
+
+PyType_Spec loop_spec = {
+  "ffloop._speed.EventLoop", sizeof(EventLoop), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots,
+};

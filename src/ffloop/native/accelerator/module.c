@@ -1,0 +1,233 @@
+/* The module: what it takes from asyncio and from the CFFI module, once for each interpreter, and the types that it gives. */
+#include "accelerator.h"
+
+Layout layout;
+
+Py_ssize_t slot_offset(PyTypeObject *type, const char *name) {
+  PyObject *found = PyObject_GetAttrString((PyObject *) type, name);
+  Py_ssize_t offset = -1;
+
+  if (found == NULL)
+    return -1;
+  if (Py_TYPE(found) == &PyMemberDescr_Type)
+    offset = ((PyMemberDescrObject *) found)->d_member->offset;
+  else
+    PyErr_Format(PyExc_ImportError, "ffloop's accelerator does not know this %s: %s is no slot of it", type->tp_name, name);
+  Py_DECREF(found);
+  return offset;
+}
+
+static PyObject *import_from(const char *module, const char *name) {
+  PyObject *imported = PyImport_ImportModule(module);
+  PyObject *found = imported != NULL ? PyObject_GetAttrString(imported, name) : NULL;
+
+  Py_XDECREF(imported);
+  return found;
+}
+
+/* Takes the table of functions from the CFFI module, and makes sure that both mean the same by it. */
+static int take_api(State *state) {
+  PyObject *function = import_from("ffloop.uv.loop", "api_address");
+  PyObject *address = function != NULL ? PyObject_CallNoArgs(function) : NULL;
+  PyObject *stream;
+
+  Py_XDECREF(function);
+  if (address == NULL)
+    return -1;
+  state->api = PyLong_AsVoidPtr(address);
+  Py_DECREF(address);
+  if (state->api == NULL) {
+    if (!PyErr_Occurred())
+      PyErr_SetString(PyExc_ImportError, "the CFFI module gave no functions");
+    return -1;
+  }
+  if (state->api->header != FFLOOP_HEADER || state->api->size != sizeof(ffloop_api)) {
+    PyErr_SetString(PyExc_ImportError, "ffloop's two C modules were built from different sources: build it again");
+    return -1;
+  }
+  state->eof = state->api->eof;
+  stream = import_from("ffloop.uv", "Stream");
+  layout.fd = stream != NULL ? slot_offset((PyTypeObject *) stream, "_fd") : -1;
+  Py_XDECREF(stream);
+  return layout.fd < 0 ? -1 : 0;
+}
+
+static int take_handles(State *state) {
+  const struct {
+    Py_ssize_t *offset;
+    const char *name;
+  } wanted[] = {
+    {&layout.callback, "_callback"}, {&layout.args, "_args"},
+    {&layout.context, "_context"},   {&layout.loop, "_loop"},
+    {&layout.cancelled, "_cancelled"}, {&layout.repr, "_repr"},
+    {&layout.source_traceback, "_source_traceback"}, {&layout.when, "_when"},
+    {&layout.scheduled, "_scheduled"},
+  };
+  PyObject *run_globals, *events, *run;
+  size_t i;
+
+  state->asyncio_handle = (PyTypeObject *) import_from("asyncio.events", "Handle");
+  state->asyncio_timer = (PyTypeObject *) import_from("asyncio.events", "TimerHandle");
+  if (state->asyncio_handle == NULL || state->asyncio_timer == NULL)
+    return -1;
+  for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    *wanted[i].offset = slot_offset(state->asyncio_timer, wanted[i].name);
+    if (*wanted[i].offset < 0)
+      return -1;
+  }
+  state->handle_cancel = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "cancel");
+  run = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "_run");
+  events = PyImport_ImportModule("asyncio.events");
+  if (state->handle_cancel == NULL || run == NULL || events == NULL) {
+    Py_XDECREF(run);
+    Py_XDECREF(events);
+    return -1;
+  }
+  /* Whoever has replaced it already wants to be called. */
+  run_globals = PyFunction_Check(run) ? PyFunction_GET_GLOBALS(run) : NULL;
+  state->asyncio_run = run_globals == PyModule_GetDict(events) ? Py_NewRef(run) : Py_NewRef(Py_None);
+  Py_DECREF(run);
+  Py_DECREF(events);
+  return 0;
+}
+
+static int take_loop(State *state) {
+  const struct {
+    PyObject **function;
+    const char *name;
+  } wanted[] = {
+    {&state->base_time, "time"},           {&state->base_run_once, "_run_once"},
+    {&state->base_call_soon, "call_soon"}, {&state->base_call_soon_threadsafe, "call_soon_threadsafe"},
+    {&state->base_call_at, "call_at"},     {&state->base_call_later, "call_later"},
+  };
+  PyObject *base = import_from("asyncio.base_events", "BaseEventLoop"), *time;
+  size_t i;
+
+  if (base == NULL)
+    return -1;
+  for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    *wanted[i].function = PyObject_GetAttrString(base, wanted[i].name);
+    if (*wanted[i].function == NULL) {
+      Py_DECREF(base);
+      return -1;
+    }
+  }
+  Py_DECREF(base);
+  state->format_source = import_from("asyncio.format_helpers", "_format_callback_source");
+  time = PyImport_ImportModule("time");
+  if (state->format_source == NULL || time == NULL) {
+    Py_XDECREF(time);
+    return -1;
+  }
+  state->time_dict = Py_NewRef(PyModule_GetDict(time));
+  state->monotonic = PyObject_GetAttrString(time, "monotonic");
+  Py_DECREF(time);
+  return state->monotonic != NULL ? 0 : -1;
+}
+
+static PyTypeObject *add_type(PyObject *module, PyType_Spec *spec) {
+  PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+
+  if (type != NULL && PyModule_AddType(module, (PyTypeObject *) type) < 0)
+    Py_CLEAR(type);
+  return (PyTypeObject *) type;
+}
+
+static int execute(PyObject *module) {
+  State *state = PyModule_GetState(module);
+
+#define INTERN(name, text)                                                                                                 \
+  state->str_##name = PyUnicode_InternFromString(text);                                                                    \
+  if (state->str_##name == NULL)                                                                                           \
+    return -1;
+  NAMES(INTERN)
+#undef INTERN
+  state->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
+  if (state->empty_bytes == NULL || take_api(state) < 0 || take_handles(state) < 0 || take_loop(state) < 0 ||
+      handles_add_types(module, state) < 0)
+    return -1;
+  state->ready_type = add_type(module, &ready_spec);
+  state->queue_type = add_type(module, &queue_spec);
+  state->loop_type = add_type(module, &loop_spec);
+  if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || stream_add_type(module, state) < 0)
+    return -1;
+  state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
+  state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");
+  return state->own_run_once != NULL && state->own_call_at != NULL ? 0 : -1;
+}
+
+#define EACH_OBJECT(state, visit)                                                                                          \
+  do {                                                                                                                     \
+    visit(state->handle_type);                                                                                             \
+    visit(state->timer_type);                                                                                              \
+    visit(state->ready_type);                                                                                              \
+    visit(state->queue_type);                                                                                              \
+    visit(state->loop_type);                                                                                               \
+    visit(state->stream_type);                                                                                             \
+    visit(state->asyncio_handle);                                                                                          \
+    visit(state->asyncio_timer);                                                                                           \
+    visit(state->handle_cancel);                                                                                           \
+    visit(state->asyncio_run);                                                                                             \
+    visit(state->own_run_once);                                                                                            \
+    visit(state->own_call_at);                                                                                             \
+    visit(state->base_time);                                                                                               \
+    visit(state->base_run_once);                                                                                           \
+    visit(state->base_call_soon);                                                                                          \
+    visit(state->base_call_soon_threadsafe);                                                                               \
+    visit(state->base_call_later);                                                                                         \
+    visit(state->base_call_at);                                                                                            \
+    visit(state->monotonic);                                                                                               \
+    visit(state->time_dict);                                                                                               \
+    visit(state->format_source);                                                                                           \
+    visit(state->empty_bytes);                                                                                             \
+  } while (0)
+
+static int traverse(PyObject *module, visitproc visit, void *arg) {
+  State *state = PyModule_GetState(module);
+
+  if (state != NULL)
+    EACH_OBJECT(state, Py_VISIT);
+  return 0;
+}
+
+/* Loops and handles that outlive the module keep its types, and those the module: this runs when none is left. */
+static int clear(PyObject *module) {
+  State *state = PyModule_GetState(module);
+
+  if (state == NULL)
+    return 0;
+  handles_clear_free(state);
+  EACH_OBJECT(state, Py_CLEAR);
+#define FORGET(name, text) Py_CLEAR(state->str_##name);
+  NAMES(FORGET)
+#undef FORGET
+  return 0;
+}
+
+static void free_module(void *module) {
+  clear(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+  {Py_mod_exec, execute},
+#if PY_VERSION_HEX >= 0x030c0000
+  {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+  {0, NULL},
+};
+
+struct PyModuleDef speed_module = {
+  PyModuleDef_HEAD_INIT,
+  "ffloop._speed",
+  "What of ffloop runs per callback and per packet, in C. FFLOOP_PURE=1 does without it.",
+  sizeof(State),
+  NULL,
+  slots,
+  traverse,
+  clear,
+  free_module,
+};
+
+PyMODINIT_FUNC PyInit__speed(void) {
+  return PyModuleDef_Init(&speed_module);
+}

@@ -1,0 +1,566 @@
+/* The stream transport: what of it runs per packet. Received bytes go to the protocol from here, and what is written leaves from here;
+ * whatever else can happen to a connection is in transports.py, and begins there.
+ */
+#include "accelerator.h"
+
+#include <errno.h>
+#ifndef _WIN32
+#include <sys/uio.h>
+#include <unistd.h>
+#endif
+
+enum {
+  LARGE = 32 * 1024,  /* as in transports.py: above it bytes are read where they are to stay */
+  MOST_PIECES = 64,   /* of one vectored write; more are joined */
+  RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
+};
+
+/* What of a transport is kept here, behind the slots that asyncio's class has. */
+typedef struct {
+  PyObject *first;       /* written since the last flush: bytes, b"" for nothing */
+  PyObject *more;        /* what was written after it: a list */
+  PyObject *refusal;     /* why nothing may be written, None if it may */
+  PyObject *protocol, *context, *own_context;
+  PyObject *stream;      /* the uv.Stream, whose descriptor it is */
+  PyObject *module;      /* keeps the state */
+  State *state;
+  Py_ssize_t more_size, flush_at, conn_lost;
+  char writing;
+} Part;
+
+static inline Part *part_of(PyObject *self) {
+  return (Part *) ((char *) self + layout.stream_offset);
+}
+
+static inline EventLoop *loop_of(State *state, PyObject *self) {
+  PyObject *loop = SLOT(self, layout.transport_loop);
+
+  return loop != NULL && PyObject_TypeCheck(loop, state->loop_type) ? (EventLoop *) loop : NULL;
+}
+
+/* Calls a method for what it does. */
+static int tell(PyObject *done) {
+  Py_XDECREF(done);
+  return done != NULL ? 0 : -1;
+}
+
+#ifndef _WIN32
+
+static long descriptor(Part *part) {
+  PyObject *fd = part->stream != NULL ? SLOT(part->stream, layout.fd) : NULL;
+
+  return fd != NULL ? PyLong_AsLong(fd) : -1;
+}
+
+/* Ends the connection for the exception that is set. */
+static int fatal(PyObject *self, const char *message) {
+  PyObject *exception, *done;
+
+  if (is_let_through())
+    return -1;
+  exception = take_exception();
+  done = PyObject_CallMethod(self, "_fatal_error", "Os", exception, message);
+  Py_XDECREF(exception);
+  return tell(done);
+}
+
+/* All that is queued, as one bytes object, from `sent` on: for libuv, which sends the rest. */
+static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssize_t total, Py_ssize_t sent) {
+  PyObject *whole, *view, *rest;
+  Py_ssize_t at = 0;
+  int i;
+
+  if (count == 1) {
+    whole = Py_NewRef(pieces[0]);
+  } else {
+    whole = PyBytes_FromStringAndSize(NULL, total);
+    for (i = 0; whole != NULL && i < count; i++) {
+      memcpy(PyBytes_AS_STRING(whole) + at, PyBytes_AS_STRING(pieces[i]), (size_t) PyBytes_GET_SIZE(pieces[i]));
+      at += PyBytes_GET_SIZE(pieces[i]);
+    }
+  }
+  view = whole != NULL ? PyMemoryView_FromObject(whole) : NULL;
+  rest = view != NULL ? PySequence_GetSlice(view, sent, total) : NULL;
+  Py_XDECREF(whole);
+  Py_XDECREF(view);
+  if (rest == NULL)
+    return -1;
+  i = tell(PyObject_CallMethod(self, "_send_later", "O", rest));
+  Py_DECREF(rest);
+  return i;
+}
+
+/* Hands the pieces to the kernel. They are the caller's references. */
+static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
+  Part *part = part_of(self);
+  long fd = descriptor(part);
+  struct iovec vectors[MOST_PIECES];
+  Py_ssize_t total = 0;
+  ssize_t sent;
+  int i, error;
+
+  if (fd < 0) {
+    if (!PyErr_Occurred())
+      PyErr_SetString(PyExc_ValueError, "the stream is closed");
+    return -1;
+  }
+  for (i = 0; i < count; i++) {
+    vectors[i].iov_base = PyBytes_AS_STRING(pieces[i]);
+    vectors[i].iov_len = (size_t) PyBytes_GET_SIZE(pieces[i]);
+    total += PyBytes_GET_SIZE(pieces[i]);
+  }
+  if (total < RELEASE_AT) {
+    sent = count == 1 ? write((int) fd, vectors[0].iov_base, vectors[0].iov_len) : writev((int) fd, vectors, count);
+    error = errno;
+  } else {
+    Py_BEGIN_ALLOW_THREADS
+    sent = writev((int) fd, vectors, count);
+    error = errno;
+    Py_END_ALLOW_THREADS
+  }
+  if (sent == total)
+    return 0;
+  if (sent < 0) {
+    if (error != EAGAIN && error != EWOULDBLOCK && error != EINTR) {
+      errno = error;
+      PyErr_SetFromErrno(PyExc_OSError);
+      return fatal(self, "Fatal write error on socket transport");
+    }
+    sent = 0;
+  }
+  return send_later(self, pieces, count, total, sent);
+}
+
+/* Hands what is queued to the kernel, unless libuv still has something to write, which goes first. */
+int stream_flush(State *state, PyObject *self) {
+  Part *part = part_of(self);
+  PyObject *pieces[MOST_PIECES], *more;
+  Py_ssize_t i, more_count;
+  int count = 0, status;
+
+  if (part->first == NULL || part->writing || !PyBytes_CheckExact(part->first) || PyBytes_GET_SIZE(part->first) == 0)
+    return 0;
+  more = part->more;
+  more_count = more != NULL && PyList_CheckExact(more) ? PyList_GET_SIZE(more) : 0;
+  pieces[count++] = part->first;
+  part->first = Py_NewRef(state->empty_bytes);
+  if (more_count > 0 && more_count < MOST_PIECES) {
+    for (i = 0; i < more_count; i++)
+      pieces[count++] = Py_NewRef(PyList_GET_ITEM(more, i));
+  } else if (more_count > 0) {
+    PyObject *joined = PyObject_CallMethodOneArg(state->empty_bytes, state->str_join, more);
+
+    if (joined == NULL) {
+      replace(&part->first, pieces[0]);
+      return -1;
+    }
+    pieces[count++] = joined;
+  }
+  part->more_size = 0;
+  if (more_count > 0 && PyList_SetSlice(more, 0, more_count, NULL) < 0)
+    status = -1;
+  else
+    status = send_pieces(self, pieces, count);
+  while (count > 0)
+    Py_DECREF(pieces[--count]);
+  return status;
+}
+
+static PyObject *flush(PyObject *self, PyObject *unused) {
+  (void) unused;
+  if (stream_flush(part_of(self)->state, self) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* Takes over the reference to `data`, which is bytes. */
+static int queue_data(State *state, PyObject *self, PyObject *data) {
+  Part *part = part_of(self);
+  EventLoop *loop = loop_of(state, self);
+  Py_ssize_t size = PyBytes_GET_SIZE(data);
+  int status = 0;
+
+  if (PyBytes_GET_SIZE(part->first) > 0) {
+    status = PyList_Append(part->more, data);
+    Py_DECREF(data);
+    if (status < 0)
+      return -1;
+    part->more_size += size;
+    size = PyBytes_GET_SIZE(part->first) + part->more_size;
+  } else {
+    replace(&part->first, data);
+    if (!part->writing) {
+      if (loop == NULL || loop->queue == NULL || ready_append(loop->queue->dirty, self) < 0) {
+        if (!PyErr_Occurred())
+          PyErr_SetString(PyExc_RuntimeError, "the transport's loop is gone");
+        return -1;
+      }
+      if (loop->thread_id == Py_None)
+        status = stream_flush(state, self); /* there is no turn whose end would do it */
+    }
+  }
+  if (status == 0 && (size > part->flush_at || part->writing)) {
+    status = stream_flush(state, self);
+    if (status == 0)
+      status = tell(PyObject_CallMethodNoArgs(self, state->str_maybe_pause));
+  }
+  return status;
+}
+
+static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  Part *part = part_of(self);
+  PyObject *data;
+
+  if (nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0) != 1 ||
+      (nargs == 0 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "data") != 0)) {
+    PyErr_SetString(PyExc_TypeError, "write() takes exactly one argument: data");
+    return NULL;
+  }
+  data = PyBytes_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyObject_CallMethod(self, "_as_bytes", "O", args[0]);
+  if (data == NULL)
+    return NULL;
+  if (part->refusal != Py_None || part->first == NULL || part->more == NULL || !PyBytes_CheckExact(data)) {
+    Py_DECREF(data);
+    PyErr_SetObject(PyExc_RuntimeError, part->refusal != NULL ? part->refusal : Py_None);
+    return NULL;
+  }
+  if (PyBytes_GET_SIZE(data) == 0) {
+    Py_DECREF(data);
+  } else if (part->conn_lost != 0) {
+    Py_DECREF(data);
+    if (tell(PyObject_CallMethod(self, "_count_lost_write", NULL)) < 0)
+      return NULL;
+  } else if (queue_data(part->state, self, data) < 0) {
+    return NULL;
+  }
+  Py_RETURN_NONE;
+}
+
+/* Calls a method of Python's for a record that is none of the common ones. */
+static int deliver_in_python(PyObject *self, const char *method, int64_t nread, int64_t offset) {
+  return tell(PyObject_CallMethod(self, method, "LL", (long long) nread, (long long) offset));
+}
+
+/* Gives the protocol what lies in the region, in the connection's context. */
+int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
+  EventLoop *loop;
+  Part *part;
+  PyObject *data, *context, *protocol, *result;
+  int status = 0;
+
+  part = part_of(self);
+  loop = loop_of(state, self);
+  if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL ||
+      part->context == NULL || !PyContext_CheckExact(part->context))
+    return deliver_in_python(self, "_deliver_in_python", nread, offset);
+  if (nread > LARGE && tell(PyObject_CallMethod(self, "_expect_large", NULL)) < 0)
+    return -1;
+  data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
+  if (data == NULL)
+    return -1;
+  /* The protocol may close the connection, which lets go of both. */
+  context = Py_NewRef(part->context);
+  protocol = Py_NewRef(part->protocol);
+  if (PyContext_Enter(context) < 0) {
+    /* It runs the loop from inside of data_received(). */
+    PyErr_Clear();
+    status = tell(PyObject_CallMethod(self, "_set_aside", "LO", (long long) nread, data));
+  } else {
+    result = PyObject_CallMethodOneArg(protocol, state->str_data_received, data);
+    Py_XDECREF(result);
+    if (PyContext_Exit(context) < 0) {
+      status = -1;
+    } else if (result == NULL) {
+      if (is_let_through()) {
+        status = -1;
+      } else {
+        PyObject *exception = take_exception();
+
+        status = tell(PyObject_CallMethod(self, "_on_failed_delivery", "O", exception));
+        Py_XDECREF(exception);
+      }
+    }
+  }
+  Py_DECREF(data);
+  Py_DECREF(context);
+  Py_DECREF(protocol);
+  return status;
+}
+
+/* Reads into the protocol's buffer, inside of the connection's context. */
+static int fill(State *state, PyObject *self, PyObject *protocol) {
+  PyObject *minus_one = PyLong_FromLong(-1), *buffer = NULL, *count;
+  Py_buffer view;
+  Py_ssize_t length;
+  ssize_t nread;
+  long fd;
+  int error;
+
+  if (minus_one != NULL)
+    buffer = PyObject_CallMethodOneArg(protocol, state->str_get_buffer, minus_one);
+  Py_XDECREF(minus_one);
+  length = buffer != NULL ? PyObject_Length(buffer) : -1;
+  if (length == 0)
+    PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+  if (length <= 0) {
+    Py_XDECREF(buffer);
+    return fatal(self, "Fatal error: protocol.get_buffer() call failed.");
+  }
+  if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE | PyBUF_SIMPLE) < 0) {
+    PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
+                 Py_TYPE(buffer)->tp_name);
+    Py_DECREF(buffer);
+    return fatal(self, "Fatal read error on socket transport");
+  }
+  Py_DECREF(buffer); /* the view keeps it */
+  fd = descriptor(part_of(self));
+  if (fd < 0 && PyErr_Occurred()) {
+    PyBuffer_Release(&view);
+    return -1;
+  }
+  if (view.len < RELEASE_AT) {
+    nread = read((int) fd, view.buf, (size_t) view.len);
+    error = errno;
+  } else {
+    Py_BEGIN_ALLOW_THREADS
+    nread = read((int) fd, view.buf, (size_t) view.len);
+    error = errno;
+    Py_END_ALLOW_THREADS
+  }
+  PyBuffer_Release(&view);
+  if (nread < 0) {
+    if (error == EAGAIN || error == EWOULDBLOCK || error == EINTR)
+      return 0;
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return fatal(self, "Fatal read error on socket transport");
+  }
+  if (nread == 0)
+    return tell(PyObject_CallMethod(self, "_on_read_end", "i", (int) state->eof));
+  count = PyLong_FromSsize_t(nread);
+  if (count == NULL)
+    return -1;
+  error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));
+  Py_DECREF(count);
+  return error == 0 ? 0 : fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
+}
+
+/* Has the protocol's buffer filled, when there is something for it in the kernel (nread 0). */
+int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
+  Part *part;
+  PyObject *context, *protocol;
+  int status;
+
+  part = part_of(self);
+  if (nread != 0 || part->protocol == NULL || part->context == NULL || !PyContext_CheckExact(part->context))
+    return deliver_in_python(self, "_fill_in_python", nread, offset);
+  context = Py_NewRef(part->context);
+  protocol = Py_NewRef(part->protocol);
+  if (PyContext_Enter(context) < 0) {
+    /* The protocol runs the loop from a callback of its own. What is in the kernel comes again. */
+    PyErr_Clear();
+    status = 0;
+  } else {
+    status = fill(state, self, protocol);
+    if (PyContext_Exit(context) < 0)
+      status = -1;
+  }
+  Py_DECREF(context);
+  Py_DECREF(protocol);
+  return status;
+}
+
+static PyObject *receive_record(int (*receive)(State *, PyObject *, int64_t, int64_t), PyObject *self, PyObject *const *args,
+                                Py_ssize_t nargs) {
+  State *state = part_of(self)->state;
+  long long nread, offset;
+
+  if (nargs != 2) {
+    PyErr_SetString(PyExc_TypeError, "a record has a status and a payload");
+    return NULL;
+  }
+  nread = PyLong_AsLongLong(args[0]);
+  offset = PyLong_AsLongLong(args[1]);
+  if (PyErr_Occurred() || receive(state, self, nread, offset) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* These two are what the queue recognizes: it calls what is behind them without making numbers of Python's first. */
+PyObject *stream_deliver_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  return receive_record(stream_deliver, self, args, nargs);
+}
+
+PyObject *stream_fill_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  return receive_record(stream_fill, self, args, nargs);
+}
+
+#define EACH_OBJECT(part, visit)                                                                                           \
+  do {                                                                                                                     \
+    visit((part)->first);                                                                                                  \
+    visit((part)->more);                                                                                                   \
+    visit((part)->refusal);                                                                                                \
+    visit((part)->protocol);                                                                                               \
+    visit((part)->context);                                                                                                \
+    visit((part)->own_context);                                                                                            \
+    visit((part)->stream);                                                                                                 \
+  } while (0)
+
+/* What asyncio's class has is this type's to visit and to clear: the interpreter leaves it to the first type that is not Python's. */
+static int traverse(PyObject *self, visitproc visit, void *arg) {
+  Part *part = part_of(self);
+  int i;
+
+  Py_VISIT(Py_TYPE(self));
+  EACH_OBJECT(part, Py_VISIT);
+  Py_VISIT(part->module);
+  for (i = 0; i < layout.transport_slot_count; i++)
+    Py_VISIT(SLOT(self, layout.transport_slots[i]));
+  return 0;
+}
+
+/* `first`, `more` and `refusal` stay: they are in no cycle, and a transport that is written to from somebody's __del__ needs them. */
+static int clear(PyObject *self) {
+  Part *part = part_of(self);
+  int i;
+
+  Py_CLEAR(part->protocol);
+  Py_CLEAR(part->context);
+  Py_CLEAR(part->own_context);
+  Py_CLEAR(part->stream);
+  for (i = 0; i < layout.transport_slot_count; i++)
+    Py_CLEAR(SLOT(self, layout.transport_slots[i]));
+  return 0;
+}
+
+static void dealloc(PyObject *self) {
+  PyTypeObject *type = Py_TYPE(self);
+  Part *part = part_of(self);
+
+  PyObject_GC_UnTrack(self);
+  clear(self);
+  EACH_OBJECT(part, Py_CLEAR);
+  Py_CLEAR(part->module);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+static PyObject *new_stream(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  PyObject *module = PyType_GetModuleByDef(type, &speed_module), *self;
+
+  (void) args;
+  (void) kwargs;
+  self = module != NULL ? type->tp_alloc(type, 0) : NULL;
+  if (self != NULL) {
+    part_of(self)->module = Py_NewRef(module);
+    part_of(self)->state = PyModule_GetState(module);
+  }
+  return self;
+}
+
+#define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
+
+static PyMethodDef methods[] = {
+  {"write", FUNCTION(write_data), METH_FASTCALL | METH_KEYWORDS,
+   "write($self, /, data)\n--\n\nQueue `data` to be sent at the end of this turn of the loop."},
+  {"_flush", FUNCTION(flush), METH_NOARGS, NULL},
+  {"_deliver_record", FUNCTION(stream_deliver_record), METH_FASTCALL, NULL},
+  {"_fill_record", FUNCTION(stream_fill_record), METH_FASTCALL, NULL},
+  {NULL, NULL, 0, NULL},
+};
+
+/* The offsets are those within Part; where that begins is known when asyncio's class is. */
+static const PyMemberDef part_members[] = {
+  {"_first", T_OBJECT_EX, offsetof(Part, first), 0, NULL},
+  {"_more", T_OBJECT_EX, offsetof(Part, more), 0, NULL},
+  {"_refusal", T_OBJECT, offsetof(Part, refusal), 0, NULL},
+  {"_protocol", T_OBJECT_EX, offsetof(Part, protocol), 0, NULL},
+  {"_context", T_OBJECT, offsetof(Part, context), 0, NULL},
+  {"_own_context", T_OBJECT_EX, offsetof(Part, own_context), 0, NULL},
+  {"_stream", T_OBJECT_EX, offsetof(Part, stream), 0, NULL},
+  {"_more_size", T_PYSSIZET, offsetof(Part, more_size), 0, NULL},
+  {"_flush_at", T_PYSSIZET, offsetof(Part, flush_at), 0, NULL},
+  {"_conn_lost", T_PYSSIZET, offsetof(Part, conn_lost), 0, NULL},
+  {"_writing", T_BOOL, offsetof(Part, writing), 0, NULL},
+  {NULL, 0, 0, 0, NULL},
+};
+
+/* Finds the slots that asyncio's transport classes have. */
+static int find_slots(PyTypeObject *base) {
+  PyTypeObject *type;
+  int count = 0; /* other interpreters may be looking at the old one, which is the same */
+
+  for (type = base; type != NULL && type != &PyBaseObject_Type; type = type->tp_base) {
+    PyObject *dict = PyObject_GetAttrString((PyObject *) type, "__dict__"), *values, *iterator, *value;
+
+    values = dict != NULL ? PyObject_CallMethod(dict, "values", NULL) : NULL;
+    iterator = values != NULL ? PyObject_GetIter(values) : NULL;
+    Py_XDECREF(dict);
+    Py_XDECREF(values);
+    if (iterator == NULL)
+      return -1;
+    while ((value = PyIter_Next(iterator)) != NULL) {
+      if (Py_TYPE(value) == &PyMemberDescr_Type && count < MOST_TRANSPORT_SLOTS)
+        layout.transport_slots[count++] = ((PyMemberDescrObject *) value)->d_member->offset;
+      Py_DECREF(value);
+    }
+    Py_DECREF(iterator);
+    if (PyErr_Occurred())
+      return -1;
+  }
+  layout.transport_slot_count = count;
+  return 0;
+}
+
+/* Makes the type, a subclass of asyncio's `_FlowControlMixin`: in front of StreamTransport, which is one too, it fits with no other. */
+int stream_add_type(PyObject *module, State *state) {
+  PyObject *transports = PyImport_ImportModule("asyncio.transports"), *base = NULL, *bases, *type;
+  PyMemberDef members[sizeof part_members / sizeof *part_members];
+  PyType_Slot slots[] = {
+    {Py_tp_doc, "What of a stream transport runs per packet."},
+    {Py_tp_new, new_stream},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_dealloc, dealloc},
+    {0, NULL},
+  };
+  PyType_Spec spec = {"ffloop._speed.Stream", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
+  size_t i;
+
+  if (transports != NULL)
+    base = PyObject_GetAttrString(transports, "_FlowControlMixin");
+  Py_XDECREF(transports);
+  if (base == NULL || find_slots((PyTypeObject *) base) < 0) {
+    Py_XDECREF(base);
+    return -1;
+  }
+  layout.stream_offset = ((PyTypeObject *) base)->tp_basicsize;
+  spec.basicsize = (int) (layout.stream_offset + (Py_ssize_t) sizeof(Part));
+  memcpy(members, part_members, sizeof members);
+  for (i = 0; members[i].name != NULL; i++)
+    members[i].offset += layout.stream_offset;
+  layout.transport_loop = slot_offset((PyTypeObject *) base, "_loop");
+  bases = layout.transport_loop >= 0 ? PyTuple_Pack(1, base) : NULL;
+  Py_DECREF(base);
+  if (bases == NULL)
+    return -1;
+  type = PyType_FromModuleAndSpec(module, &spec, bases);
+  Py_DECREF(bases);
+  if (type == NULL)
+    return -1;
+  state->stream_type = (PyTypeObject *) type;
+  return PyModule_AddType(module, (PyTypeObject *) type);
+}
+
+#else
+
+/* There are no descriptors to read and write: connections are transports.py's alone. */
+int stream_add_type(PyObject *module, State *state) {
+  (void) module;
+  (void) state;
+  return 0;
+}
+
+#endif
