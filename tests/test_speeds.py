@@ -1,0 +1,514 @@
+"""The two speeds: which one is in force, that no program can tell them apart, and what the accelerator must not get wrong.
+
+All other tests run at the speed that is in force. Here is what only one of them could break: what tools replace, the
+polls that are left out while there is enough to do, and the C types themselves.
+"""
+
+import asyncio
+import collections
+import contextvars
+import gc
+import heapq
+import os
+import platform
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+import ffloop
+from ffloop.speed import accelerator
+
+accelerated = pytest.mark.skipif(accelerator is None, reason="about the accelerator, which is not in force")
+
+
+def python(code, **environment):
+    """What `code` prints in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_accelerator_is_there_on_cpython_unless_it_is_switched_off():
+    code = "from ffloop.speed import accelerator; print(accelerator is not None)"
+    assert python(code, FFLOOP_PURE="").strip() == str(platform.python_implementation() == "CPython")
+    assert python(code, FFLOOP_PURE="1").strip() == "False"
+
+
+PROGRAM = """
+import asyncio, contextvars, logging, random, sys
+import ffloop
+
+logging.disable()
+VAR = contextvars.ContextVar("VAR", default=0)
+
+def play(seed):
+    choose, log, handles = random.Random(seed), [], []
+    loop = ffloop.new_event_loop()
+    now = 100.0
+    real = loop._selector.select
+    budget = 150
+
+    def select(timeout):
+        nonlocal now
+        found = real(0)
+        if timeout:
+            now += timeout
+        elif timeout is None:
+            loop.stop()
+        return found
+
+    def callback(number):
+        nonlocal now, budget
+        log.append((number, VAR.get(), round(now, 6), len(loop._scheduled), loop._timer_cancelled_count))
+        for _ in range(choose.randrange(4)):
+            budget -= 1
+            if budget < 0:
+                return
+            what = choose.randrange(9)
+            other = choose.randrange(100)
+            if what < 2:
+                handles.append(loop.call_soon(callback, other))
+            elif what < 4:
+                handles.append(loop.call_later(choose.choice([0, 0.5, 0.5, 1, 2]), callback, other))
+            elif what == 4:
+                handles.append(loop.call_at(now + choose.choice([-1, 1]), callback, other))
+            elif what == 5 and handles:
+                choose.choice(handles).cancel()
+            elif what == 6:
+                VAR.set(other)
+            elif what == 7:
+                loop.call_soon_threadsafe(callback, other, context=contextvars.Context())
+            elif what == 8 and number % 3 == 0:
+                raise ValueError(number)
+
+    loop._selector.select = select
+    loop.time = lambda: now
+    loop.set_exception_handler(lambda loop, context: log.append((str(context["exception"]), sorted(context))))
+    for number in range(10):
+        loop.call_soon(callback, number)
+    loop.run_forever()
+    log += [(type(handle).__mro__[-2].__name__, handle.cancelled(), handle._args) for handle in handles]
+    loop._selector.select = real
+    loop.close()
+    return log
+
+for seed in range(60):
+    print(play(seed))
+"""
+
+
+@accelerated
+def test_a_program_of_handles_and_timers_runs_the_same_at_both_speeds():
+    slow, fast = python(PROGRAM, FFLOOP_PURE="1"), python(PROGRAM, FFLOOP_PURE="")
+    assert len(slow) > 50_000
+    assert fast == slow
+
+
+# While callbacks keep the loop busy
+
+
+class Chain:
+    """A callback that schedules itself, until it is stopped."""
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.stopped = False
+        self.count = 0
+        loop.call_soon(self)
+
+    def __call__(self):
+        self.count += 1
+        if not self.stopped:
+            self.loop.call_soon(self)
+
+
+async def test_a_chain_of_callbacks_does_not_starve_input():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    with right:
+        reader, writer = await asyncio.open_connection(sock=left)
+        chain = Chain(loop)
+        right.send(b"in")
+        assert await asyncio.wait_for(reader.readexactly(2), 20) == b"in"
+        writer.write(b"out")
+        loop_waits = asyncio.wait_for(loop.run_in_executor(None, right.recv, 3), 20)
+        assert await loop_waits == b"out"
+        chain.stopped = True
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_chain_of_callbacks_does_not_starve_timers_and_threads():
+    loop = asyncio.get_running_loop()
+    chain = Chain(loop)
+    await asyncio.wait_for(asyncio.sleep(0.01), 20)
+    woken = loop.create_future()
+    threading.Thread(target=loop.call_soon_threadsafe, args=(woken.set_result, "thread")).start()
+    assert await asyncio.wait_for(woken, 20) == "thread"
+    chain.stopped = True
+
+
+async def test_a_chain_of_callbacks_does_not_starve_signals():
+    loop = asyncio.get_running_loop()
+    chain = Chain(loop)
+    came = loop.create_future()
+    loop.add_signal_handler(signal.SIGUSR1, came.set_result, "signal")
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert await asyncio.wait_for(came, 20) == "signal"
+    chain.stopped = True
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_a_chain_without_a_line_of_python_can_be_interrupted(loop):
+    # Such a chain runs no bytecode between two callbacks, at which Python would look for signals.
+    loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_however_short_a_run_is_it_polls(loop, turns):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    seen = []
+    with left, right:
+        loop.add_reader(left, lambda: seen.append(left.recv(10)))
+        for number in range(3):
+            right.send(b"%d" % number)
+
+            def stop(turns=turns):
+                if turns > 1:
+                    loop.call_soon(stop, turns - 1)
+                else:
+                    loop.stop()
+
+            loop.call_soon(stop)
+            loop.run_forever()
+            assert len(seen) == number + 1
+        loop.remove_reader(left)
+
+
+def test_one_turn_at_a_time_when_somebody_else_calls_for_turns(loop):
+    ran = []
+    loop.call_soon(lambda: (ran.append(1), loop.call_soon(ran.append, 2)))
+    loop._run_once()
+    assert ran == [1]
+    loop._run_once()
+    assert ran == [1, 2]
+
+    def inside():
+        loop.call_soon(ran.append, 3)
+        loop._run_once()
+        ran.append("inside")
+        loop.stop()
+
+    loop.call_soon(inside)
+    loop.run_forever()
+    assert ran == [1, 2, 3, "inside"]
+
+
+# What tools replace
+
+
+def test_a_clock_that_is_replaced_while_the_loop_runs_moves_the_timers(loop):
+    fired = []
+
+    def jump():
+        real = loop.time
+        loop.time = lambda: real() + 1000
+        loop.call_later(0, loop.stop)
+
+    loop.call_later(900, fired.append, "timer")
+    loop.call_soon(jump)
+    loop.run_forever()
+    assert fired == ["timer"]
+
+
+def test_a_clock_of_a_subclass_moves_the_timers(loop):
+    class Clock(type(loop)):
+        now = 5.0
+
+        def time(self):
+            return self.now
+
+    clock = Clock()
+    fired = []
+    clock.call_later(10, fired.append, 15.0)
+    clock.call_at(16.0, fired.append, 16.0)
+    Clock.now = 15.5
+    clock.call_soon(clock.stop)
+    clock.run_forever()
+    assert fired == [15.0]
+    clock.close()
+
+
+def test_a_time_module_that_is_patched_moves_the_timers(loop, monkeypatch):
+    real, fired = time.monotonic, []
+    loop.call_later(900, fired.append, "timer")
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 1000)
+    loop.call_later(0, loop.stop)
+    loop.run_forever()
+    assert fired == ["timer"]
+
+
+def test_run_once_may_be_replaced_in_the_middle_of_a_run(loop):
+    turns = []
+    real = loop._run_once
+
+    def run_once():
+        turns.append(1)
+        real()
+
+    def replace():
+        loop._run_once = run_once
+        loop.call_later(0.01, loop.stop)
+
+    loop.call_soon(replace)
+    loop.run_forever()
+    assert turns
+
+
+def test_handle_run_may_be_replaced_in_the_middle_of_a_run(loop, monkeypatch):
+    real, ran = asyncio.Handle._run, []
+
+    def run(handle):
+        ran.append(handle)
+        return real(handle)
+
+    def replace():
+        monkeypatch.setattr(asyncio.Handle, "_run", run)
+        loop.call_soon(first)
+        loop.call_later(0.01, loop.stop)
+
+    def first():
+        pass
+
+    loop.call_soon(replace)
+    loop.run_forever()
+    assert [handle._callback for handle in ran] == [first, loop.stop]
+
+
+def test_call_at_of_a_subclass_gets_what_call_later_schedules(loop):
+    class Counts(type(loop)):
+        seen = 0
+
+        def call_at(self, *args, **kwargs):
+            self.seen += 1
+            return super().call_at(*args, **kwargs)
+
+    counts = Counts()
+    counts.call_later(5, print).cancel()
+    assert counts.seen == 1
+    counts.close()
+
+
+def test_events_may_be_processed_by_a_subclass(loop):
+    class Counts(type(loop)):
+        seen = 0
+
+        def _process_events(self, events):
+            self.seen += 1
+            super()._process_events(events)
+
+    counts = Counts()
+    counts.run_until_complete(asyncio.sleep(0.01))
+    assert counts.seen > 1
+    counts.close()
+
+
+def test_debug_mode_may_change_in_the_middle_of_a_run(loop):
+    ran = []
+
+    def switch(enabled):
+        loop.set_debug(enabled)
+        ran.append(enabled)
+        handle = loop.call_soon(ran.append, repr(enabled))
+        assert (handle._source_traceback is not None) == enabled
+
+    loop.call_soon(switch, True)
+    loop.call_soon(switch, False)
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert ran == [True, False, "True", "False"]
+
+
+# Handles, the ready queue, the timers
+
+
+def test_handles_are_asyncios_and_tell_what_asyncios_tell(loop):
+    context = contextvars.Context()
+    handle = loop.call_soon(print, 1, "two", context=context)
+    timer = loop.call_at(loop.time() + 60, print, 3)
+    assert isinstance(handle, asyncio.Handle)
+    assert not isinstance(handle, asyncio.TimerHandle)
+    assert isinstance(timer, asyncio.TimerHandle)
+    assert (handle._callback, handle._args, handle._context, handle._loop) == (print, (1, "two"), context, loop)
+    assert repr(handle).startswith("<Handle print(")
+    assert repr(timer).startswith(f"<TimerHandle when={timer.when()} print(")
+    assert timer._scheduled
+    assert weakref.ref(timer)() is timer
+    assert sorted([loop.call_at(timer.when() + 1, print), timer])[0] is timer
+    handle.cancel()
+    timer.cancel()
+    assert repr(handle) == "<Handle cancelled>"
+    assert (handle._callback, handle._args) == (None, None)
+    assert loop._timer_cancelled_count == 1
+
+
+def test_a_handle_that_cancels_itself_runs_to_its_end(loop):
+    ran = []
+
+    def callback(argument):
+        handle.cancel()
+        gc.collect()
+        ran.append(argument)
+
+    handle = loop.call_soon(callback, object())
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert len(ran) == 1
+
+
+def test_timers_of_one_moment_run_as_heapq_has_them(loop):
+    choose = random.Random(5)
+    moment = loop.time()
+    model, ran = [], []
+
+    class Due:
+        def __init__(self, when, number):
+            self.when, self.number = when, number
+
+        def __lt__(self, other):
+            return self.when < other.when
+
+    for number in range(500):
+        when = moment + choose.randrange(8) / 1000
+        heapq.heappush(model, Due(when, number))
+        loop.call_at(when, ran.append, number)
+    heapq.heappush(model, Due(moment + 0.02, None))
+    loop.call_at(moment + 0.02, loop.stop)
+    time.sleep(0.02)
+    loop.run_forever()
+    assert ran == [heapq.heappop(model).number for _ in range(500)]
+
+
+def test_timers_that_were_cancelled_in_numbers_leave_the_heap(loop):
+    kept, ran = [], []
+    for number in range(300):
+        timer = loop.call_later(0.005, ran.append, number)
+        if number % 4:
+            timer.cancel()
+        else:
+            kept.append(number)
+    gone = weakref.ref(timer)
+    del timer
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert len(loop._scheduled) == len(kept)
+    assert loop._timer_cancelled_count == 0
+    assert gone() is None
+    loop.call_later(0.02, loop.stop)
+    loop.run_forever()
+    assert sorted(ran) == kept
+
+
+@pytest.mark.parametrize(
+    "wrong", [("call_soon",), ("call_later", 1), ("call_later", None, print), ("call_at", None, print)]
+)
+def test_what_is_missing_raises_what_asyncio_raises(loop, wrong):
+    name, *args = wrong
+    with pytest.raises(TypeError):
+        getattr(loop, name)(*args)
+    with pytest.raises(TypeError):
+        loop.call_soon(print, colour="red")
+
+
+def test_the_ready_queue_is_a_deque_to_whoever_looks(loop):
+    handles = [loop.call_soon(print, number) for number in range(3)]
+    ready, model = loop._ready, collections.deque(handles)
+    choose = random.Random(3)
+    more = [asyncio.Handle(print, (number,), loop) for number in range(300)]
+    operations = [
+        lambda queue, handle: queue.append(handle),
+        lambda queue, handle: queue.append(handle),
+        lambda queue, handle: queue.appendleft(handle),
+        lambda queue, handle: queue.extend([handle, handle]),
+        lambda queue, handle: queue.extendleft([handle, handles[0]]),
+        lambda queue, handle: queue.popleft() if queue else None,
+        lambda queue, handle: queue.pop() if queue else None,
+        lambda queue, handle: queue.remove(handles[0]) if handles[0] in queue else None,
+        lambda queue, handle: queue.rotate(handle._args[0] % 7 - 3),
+        lambda queue, handle: queue.reverse(),
+        lambda queue, handle: queue.insert(2, handle),
+        lambda queue, handle: queue.__setitem__(-1, handle) if queue else None,
+        lambda queue, handle: queue.__delitem__(0) if queue else None,
+        lambda queue, handle: (queue.count(handle), queue.index(handle) if handle in queue else None),
+    ]
+    for handle in more:
+        operation = choose.choice(operations)
+        assert operation(ready, handle) == operation(model, handle)
+        assert list(ready) == list(model)
+        assert len(ready) == len(model)
+        assert bool(ready) == bool(model)
+    with pytest.raises(IndexError):
+        ready[len(model)]
+    assert list(ready.copy()) == list(model)
+    ready.clear()
+    with pytest.raises(IndexError):
+        ready.popleft()
+
+
+def test_handles_and_what_they_hold_are_collected(loop):
+    class Holder:
+        pass
+
+    gone = []
+    for _ in range(1000):
+        holder = Holder()
+        holder.timer = loop.call_later(60, lambda holder=holder: None)
+        holder.handle = loop.call_soon(lambda holder=holder: None)
+        holder.timer.cancel()
+        gone.append(weakref.ref(holder))
+    del holder
+    loop._scheduled.clear()
+    loop._timer_cancelled_count = 0
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    gc.collect()
+    assert not any(reference() for reference in gone)
+
+
+@accelerated
+def test_threads_that_schedule_lose_nothing():
+    loop, ran = ffloop.new_event_loop(), []
+
+    def schedule(number):
+        for index in range(2000):
+            loop.call_soon_threadsafe(ran.append, (number, index))
+        loop.call_soon_threadsafe(finished.release)
+
+    finished = threading.Semaphore(0)
+    threads = [threading.Thread(target=schedule, args=(number,)) for number in range(8)]
+    runner = threading.Thread(target=loop.run_forever)
+    runner.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        assert finished.acquire(timeout=50)
+        thread.join()
+    loop.call_soon_threadsafe(loop.stop)
+    runner.join()
+    loop.close()
+    assert len(ran) == 16_000
+    for number in range(8):
+        assert [index for who, index in ran if who == number] == list(range(2000))
