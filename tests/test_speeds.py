@@ -1,4 +1,4 @@
-"""The two speeds: which one is in force, that no program can tell them apart, and what the accelerator must not get wrong.
+"""The two speeds: which is in force, that no program can tell them apart, what the accelerator must not get wrong.
 
 All other tests run at the speed that is in force. Here is what only one of them could break: what tools replace, the
 polls that are left out while there is enough to do, and the C types themselves.
