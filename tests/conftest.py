@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import random
 import socket
 import sys
 import warnings
@@ -48,6 +49,22 @@ def open_descriptors():
         warnings.simplefilter("ignore", ResourceWarning)
         collect()
     return set(os.listdir("/proc/self/fd"))
+
+
+def free_port():
+    """Return a port of the loopback that nobody has, for what cannot be told 0.
+
+    It is below those that the system hands out by itself, so that nobody else who takes any port gets it meanwhile.
+    """
+    while True:
+        # Hypothesis seeds the generator that everybody shares.
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 @pytest_asyncio.fixture

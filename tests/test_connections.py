@@ -9,6 +9,8 @@ import pytest
 
 from ffloop.connections import interleave_families
 
+from .conftest import free_port
+
 # What the newest Python's asyncio does is tested on ffloop alone where this Python's does not do it yet.
 ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
 
@@ -20,12 +22,6 @@ async def listening():
         writer.close()
 
     return await asyncio.start_server(echo, "127.0.0.1", 0)
-
-
-def refused_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 async def test_streams_connect_and_talk(no_leaks):
@@ -52,7 +48,7 @@ async def test_a_connection_can_be_made_on_a_socket_of_ones_own():
 
 async def test_a_local_address_is_used():
     server = await listening()
-    port = refused_port()
+    port = free_port()
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), local_addr=("127.0.0.1", port))
     assert writer.get_extra_info("sockname") == ("127.0.0.1", port)
     writer.close()
@@ -73,7 +69,7 @@ async def test_a_local_address_in_use_is_an_error_that_names_it(no_leaks):
 
 async def test_a_refused_connection_is_refused_and_leaves_nothing_open(no_leaks):
     with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
-        await asyncio.open_connection("127.0.0.1", refused_port())
+        await asyncio.open_connection("127.0.0.1", free_port())
 
 
 async def test_a_host_that_cannot_be_resolved_is_the_resolvers_error(no_leaks):
@@ -147,7 +143,7 @@ def addresses(*ports):
 async def test_the_next_address_is_tried_when_one_fails():
     server = await listening()
     loop = asyncio.get_running_loop()
-    loop.getaddrinfo = addresses(refused_port(), server.sockets[0].getsockname()[1])
+    loop.getaddrinfo = addresses(free_port(), server.sockets[0].getsockname()[1])
     reader, writer = await asyncio.open_connection("two.addresses", 0)
     writer.close()
     await writer.wait_closed()
@@ -170,7 +166,7 @@ async def test_the_error_of_a_failed_connection_does_not_keep_itself_alive(delay
 
     gc.disable()
     try:
-        left = await attempt(refused_port())
+        left = await attempt(free_port())
         assert left() is None
     finally:
         gc.enable()
@@ -201,7 +197,7 @@ async def test_happy_eyeballs_connects_and_closes_the_losers(no_leaks):
 @pytest.mark.parametrize("delay", [None, 0.01])
 async def test_all_errors_are_given_as_a_group_in_the_order_of_the_addresses(no_leaks, delay):
     loop = asyncio.get_running_loop()
-    ports = [refused_port(), refused_port()]
+    ports = [free_port(), free_port()]
     loop.getaddrinfo = addresses(*ports)
     with pytest.raises(ExceptionGroup, match="create_connection failed") as caught:
         await loop.create_connection(asyncio.Protocol, "two.addresses", 0, all_errors=True, happy_eyeballs_delay=delay)

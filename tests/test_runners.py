@@ -15,6 +15,8 @@ import pytest
 import ffloop
 from ffloop.speed import accelerator
 
+from .conftest import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -167,11 +169,7 @@ def test_the_signals_example_stops_in_an_orderly_way():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_uvicorn_serves_on_ffloop_with_one_worker_and_with_several(workers):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--loop", "ffloop:new_event_loop", "--app-dir", str(ROOT / "examples")]
     command += ["--port", str(port), "--workers", str(workers), "--log-level", "warning", "asgi_app:app"]
     with subprocess.Popen(command) as server:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .processes import LIMIT, Program, free_port
+from ..conftest import free_port
+from .processes import LIMIT, Program
 
 HOW = "'apt-get install redis-server postgresql', or .ci/services as root on Debian"
 

@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from .processes import LIMIT, Program, free_port
+from ..conftest import free_port
+from .processes import LIMIT, Program
 
 HUNG, LEFT = web.AppKey("HUNG", asyncio.Event), web.AppKey("LEFT", asyncio.Event)
 

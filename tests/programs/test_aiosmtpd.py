@@ -8,8 +8,8 @@ import pytest
 from aiosmtpd.controller import Controller, UnixSocketController
 from aiosmtpd.smtp import AuthResult
 
-from ..conftest import FACTORIES
-from .processes import LIMIT, free_port
+from ..conftest import FACTORIES, free_port
+from .processes import LIMIT
 
 
 class Inbox:

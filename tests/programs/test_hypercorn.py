@@ -10,8 +10,9 @@ import pytest_asyncio
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
+from ..conftest import free_port
 from .app import app
-from .processes import LIMIT, Program, free_port
+from .processes import LIMIT, Program
 
 
 @pytest_asyncio.fixture
