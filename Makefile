@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
+# How many processes share the tests; 0 runs them in one, for a debugger. A class or file stays in one process, and with it the
+# servers that its tests share.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --max-worker-restart 0 $(PYTEST_ARGS)
 
 .PHONY: help setup demo test lint bench clean
 
@@ -11,6 +14,7 @@ help:
 	@echo "make test   run all tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure the loops that are installed, side by side"
+	@echo "WORKERS=... how many processes share the tests ($(WORKERS)); PYTEST_ARGS=... for pytest"
 	@echo "PYTHON=...  the interpreter to use ($(PYTHON)); VENV=... where to set up ($(VENV))"
 
 # The stamp depends on what is compiled, so that a changed C file is built again.
