@@ -4,6 +4,7 @@ Everything stays on 127.0.0.1, and ends by itself: 0 is the exit status when eve
 """
 
 import asyncio
+import random
 import signal
 import socket
 import subprocess
@@ -17,14 +18,20 @@ import ffloop
 from ffloop.__main__ import report
 
 HERE = Path(__file__).resolve().parent
-REQUESTS = 2000
+REQUESTS = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 CLIENTS = 20
 
 
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    # Not one of those that the system hands out by itself: another program could be given it before uvicorn has it.
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 async def wait_until_served(client, server):

@@ -140,7 +140,7 @@ def example(*arguments):
             marks=pytest.mark.skipif(sys.implementation.name == "pypy", reason="trustme needs a wheel of cryptography"),
         ),
         (["timers_and_signals.py", "0.5"], "time is up"),
-        (["demo.py"], "all is well"),
+        (["demo.py", "400"], "all is well"),
     ],
 )
 def test_an_example_does_what_it_says(arguments, expected):
