@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --max-worker-restart 0 $(PYTEST_ARGS)
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help packages setup demo test lint bench clean
 
 help:
 	@echo "make demo   serve an ASGI app on ffloop under uvicorn and send it requests"
@@ -17,13 +17,20 @@ help:
 	@echo "WORKERS=... how many processes share the tests ($(WORKERS)); PYTEST_ARGS=... for pytest"
 	@echo "PYTHON=...  the interpreter to use ($(PYTHON)); VENV=... where to set up ($(VENV))"
 
-# The stamp depends on what is compiled, so that a changed C file is built again.
-$(VENV)/.ready: pyproject.toml setup.py build_ffi.py vendor/libuv.pin $(wildcard src/ffloop/native/* src/ffloop/native/accelerator/*)
+# What the tests need from elsewhere. Apart from the build: one may fail where there is no network, the other never.
+$(VENV)/.packages: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --group test --editable .
+	$(BIN)/python -m pip install --quiet --group test
 	$(BIN)/python -m pip install --quiet --only-binary :all: --group programs
 	@touch $@
+
+# The stamp depends on what is compiled, so that a changed C file is built again.
+$(VENV)/.ready: $(VENV)/.packages setup.py build_ffi.py vendor/libuv.pin $(wildcard src/ffloop/native/* src/ffloop/native/accelerator/*)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+packages: $(VENV)/.packages
 
 setup: $(VENV)/.ready
 
@@ -44,4 +51,4 @@ bench: setup
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info src/ffloop/uv/_libuv.* vendor/libuv
+	rm -rf $(VENV) build dist src/*.egg-info src/ffloop/_speed.* src/ffloop/uv/_libuv.* vendor/libuv
