@@ -48,7 +48,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --group bench
-	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info src/ffloop/_speed.* src/ffloop/uv/_libuv.* vendor/libuv
