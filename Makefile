@@ -37,8 +37,11 @@ setup: $(VENV)/.ready
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# Both speeds, where there are two: see src/ffloop/speed.py.
 test: setup
 	$(PYTEST)
+	@if $(BIN)/python -c "import ffloop._speed" 2>/dev/null; then \
+	  echo "== the same with FFLOOP_PURE=1" && FFLOOP_PURE=1 $(PYTEST); fi
 
 lint: setup
 	$(BIN)/python -m pip install --quiet --group lint
