@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
 ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses transports datagrams sendfile
-    servers connections unix loop runners""".split()
+    servers tls connections unix loop runners""".split()
 
 
 def imports(path, typing_only=False):

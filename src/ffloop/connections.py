@@ -7,7 +7,6 @@ import asyncio
 import contextvars
 import itertools
 import socket
-from asyncio import sslproto
 from asyncio.log import logger
 from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import uv
 from .servers import ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import check_ssl_socket, name_of
+from .tls import SSLProtocol
 from .transports import StreamTransport
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Connections(Servers):
         context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
         """Return the transport of a TLS session on the descriptor of `rawsock`, which is detached."""
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ class Connections(Servers):
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter: asyncio.Future[None] = self.create_future()
-        ssl_protocol = sslproto.SSLProtocol(
+        ssl_protocol = SSLProtocol(
             self,
             protocol,
             sslcontext,
