@@ -4,8 +4,8 @@
     python -m benchmarks.worker LOOP ROW --count OPERATIONS  # makes so many operations, and ends
 
 Its first line is "ready", with the address where it serves if it does, or "cannot" and the reason. It serves until
-standard input ends. A row that is measured inside reads a number of seconds from each line, makes batches of operations for as
-long, and answers with operations a second, by the clock (the median batch) and by processor time.
+standard input ends. A row that is measured inside reads a number of seconds from each line, makes batches of operations
+for as long, and answers with operations a second, by the clock (the median batch) and by processor time.
 """
 
 from __future__ import annotations

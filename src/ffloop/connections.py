@@ -213,7 +213,7 @@ class Connections(Servers):
             # one piece, and the stream reader has the hello (gh-142352).
             received = protocol._stream_reader._buffer if protocol._stream_reader is not None else None  # type: ignore[attr-defined]
             if received:
-                ssl_protocol._incoming.write(received)  # type: ignore[attr-defined]
+                ssl_protocol._incoming.write(received)
                 received.clear()
         connection_made = self.call_soon(ssl_protocol.connection_made, transport)
         resume = self.call_soon(transport.resume_reading)

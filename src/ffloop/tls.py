@@ -9,6 +9,7 @@ asyncio's; all of its states, timeouts and errors are asyncio's. Two things cost
 """
 
 from asyncio import sslproto
+from collections.abc import Callable
 from typing import Any
 
 RECORD_SIZE = 16 * 1024
@@ -21,6 +22,8 @@ class SSLProtocol(sslproto.SSLProtocol):
     _sslobj: Any
     _incoming: Any
     _app_protocol: Any
+    _call_eof_received: Callable[[], None]
+    _start_shutdown: Callable[[], None]
 
     def _do_read__copied(self) -> None:
         read = self._sslobj.read
