@@ -10,11 +10,12 @@ import platform
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import chart, instructions, report, rows
 from .loops import BASELINE, LOOPS, LoopKind
-from .results import Key, Results
+from .results import Key, Results, RowResult
 from .row import ROWS, Inside, Row
 from .runner import Plan, measure_row, raise_descriptor_limit
 from .tools import compile_tools
@@ -91,6 +92,23 @@ def write(results: Results, output: Path, key: Key) -> None:
     print(f"written: {output}.json, .md, .svg")
 
 
+def measure(
+    arguments: argparse.Namespace, chosen: list[Row], kinds: list[LoopKind], plan: Plan, folder: Path
+) -> Iterator[tuple[str, RowResult]]:
+    """Measure, or count, row after row."""
+    if not arguments.instructions:
+        tools = compile_tools(folder)
+        for row in chosen:
+            yield row.name, measure_row(row, kinds, tools, plan)
+        return
+    library = instructions.compile_switch(folder)
+    if library is None:
+        sys.exit("--instructions needs valgrind and its headers")
+    for row in chosen:
+        assert isinstance(row, Inside)
+        yield row.name, instructions.count_row(row, kinds, library)
+
+
 def main() -> int:
     arguments = parse()
     key: Key = "cpu" if arguments.by == "processor" else "rate"
@@ -100,9 +118,6 @@ def main() -> int:
     if arguments.report:
         write(Results.load(arguments.report), arguments.output, key)
         return 0
-    if arguments.instructions and not instructions.available():
-        print("--instructions needs valgrind", file=sys.stderr)
-        return 1
     chosen, kinds = choose_rows(arguments), choose_loops(arguments)
     if not chosen or not kinds:
         print("no such row, or no such loop: see --list", file=sys.stderr)
@@ -121,14 +136,9 @@ def main() -> int:
     )
     print(report.line(report.header(results)))
     with tempfile.TemporaryDirectory(prefix="ffloop-bench-") as folder:
-        tools = compile_tools(Path(folder))
-        for row in chosen:
-            if arguments.instructions:
-                assert isinstance(row, Inside)
-                results.rows[row.name] = instructions.count_row(row, kinds, tools)
-            else:
-                results.rows[row.name] = measure_row(row, kinds, tools, plan)
-            print(report.line(report.cells(results, row.name, key)), flush=True)
+        for name, result in measure(arguments, chosen, kinds, plan, Path(folder)):
+            results.rows[name] = result
+            print(report.line(report.cells(results, name, key)), flush=True)
     print(report.text_means(results, key))
     print("\n".join(report.failures(results)))
     write(results, arguments.output, key)

@@ -1,6 +1,6 @@
 """Counts instructions with valgrind, for rows that do all their work alone. What disturbs a clock does not touch these.
 
-A row is run twice in processes of its own, with few operations and with many: the difference is the operations'.
+A row runs in a process of its own, first to warm up, uncounted, and then for the count.
 """
 
 from __future__ import annotations
@@ -10,30 +10,36 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from .loops import LoopKind, environment
 from .results import RowResult, Samples
 from .row import Inside
 from .runner import ROOT, processors
-from .tools import Failed, Tools
+from .tools import HERE, Failed
 
 LIMIT = 300.0  # seconds; valgrind takes fifty times as long
-FEW, MANY = 1000, 6000
-UNIT = "operations per million instructions"
+COUNTED = 5000  # operations
+UNIT = "operations/Minstr"
 
 
-def available() -> bool:
-    return shutil.which("valgrind") is not None
+def compile_switch(folder: Path) -> Path | None:
+    """Build what switches the count on and off; None without valgrind."""
+    library = folder / "callgrind.so"
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(HERE / "callgrind.c")]
+    if shutil.which("valgrind") is None or subprocess.run(command, timeout=LIMIT).returncode != 0:
+        return None
+    return library
 
 
-def count(kind: LoopKind, row: Inside, operations: int, tools: Tools) -> int:
-    """Return how many instructions a process needs for so many operations, start and all."""
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-m"]
-    command += ["benchmarks.worker", kind.name, row.name, "--count", str(operations)]
+def count(kind: LoopKind, row: Inside, library: Path) -> int:
+    """Return how many instructions the operations needed."""
+    command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null"]
+    command += [sys.executable, "-m", "benchmarks.worker", kind.name, row.name, "--count", str(library)]
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**environment(kind), "TMPDIR": str(tools.folder)},
+        env=environment(kind),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -46,14 +52,13 @@ def count(kind: LoopKind, row: Inside, operations: int, tools: Tools) -> int:
     return int(found[1])
 
 
-def count_row(row: Inside, kinds: list[LoopKind], tools: Tools) -> RowResult:
+def count_row(row: Inside, kinds: list[LoopKind], library: Path) -> RowResult:
     """Count one row on all loops, on all processors: they do not disturb one another."""
     result = RowResult(row.group, row.what, UNIT, row.quick)
 
     def one(kind: LoopKind) -> None:
         try:
-            used = count(kind, row, MANY, tools) - count(kind, row, FEW, tools)
-            result.samples[kind.name] = Samples([(MANY - FEW) / used * 1e6])
+            result.samples[kind.name] = Samples([COUNTED / count(kind, row, library) * 1e6])
         except (Failed, subprocess.TimeoutExpired) as error:
             result.failed[kind.name] = str(error)
 

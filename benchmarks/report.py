@@ -24,7 +24,7 @@ def number(value: float | None) -> str:
 
 
 def header(results: Results) -> list[str]:
-    to_best = [f"{name} to best" for name in results.ours if name in results.loops]
+    to_best = [f"{name}/best" for name in results.ours if name in results.loops]
     return ["row", f"{results.baseline}, absolute", *results.loops, "best peer", *to_best]
 
 
@@ -49,7 +49,7 @@ def mean_cells(results: Results, title: str, group: str | None, key: Key) -> lis
 
 def line(cells: list[str]) -> str:
     """Return a row for the terminal."""
-    return f"{cells[0]:22}{cells[1]:>22}" + "".join(f"{cell:>13}" for cell in cells[2:])
+    return f"{cells[0]:22}{cells[1]:>22}" + "".join(f"{cell:>14}" for cell in cells[2:])
 
 
 def text_means(results: Results, key: Key) -> str:

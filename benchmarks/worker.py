@@ -1,7 +1,7 @@
 """One loop at work on one row, in a process of its own.
 
     python -m benchmarks.worker LOOP ROW [ADDRESS]           # measured: see below
-    python -m benchmarks.worker LOOP ROW --count OPERATIONS  # makes so many operations, and ends
+    python -m benchmarks.worker LOOP ROW --count LIBRARY     # for valgrind: see instructions.py
 
 Its first line is "ready", with the address where it serves if it does, or "cannot" and the reason. It serves until
 standard input ends. A row that is measured inside reads a number of seconds from each line, makes batches of operations
@@ -11,6 +11,7 @@ for as long, and answers with operations a second, by the clock (the median batc
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import statistics
@@ -19,6 +20,7 @@ import threading
 import time
 
 from . import rows
+from .instructions import COUNTED
 from .loops import LOOPS
 from .row import ROWS, Inside, Loop, Operations, Served
 
@@ -33,7 +35,7 @@ def end_with_standard_input() -> None:
 
 
 def measure(operations: Operations, batch: int, seconds: float) -> tuple[float, float]:
-    gc.collect()
+    settle()
     rates = []
     processor = time.process_time()
     started = before = time.perf_counter()
@@ -43,6 +45,22 @@ def measure(operations: Operations, batch: int, seconds: float) -> tuple[float, 
         rates.append(batch / (after - before))
         before = after
     return statistics.median(rates), batch * len(rates) / (time.process_time() - processor)
+
+
+def settle() -> None:
+    """Collect garbage, and leave what is left alone: a full collection that falls into one run is not that run's."""
+    gc.collect()
+    gc.freeze()
+
+
+def count(operations: Operations, library: str) -> None:
+    """Make operations; let valgrind count the instructions of the second time."""
+    callgrind = ctypes.CDLL(library)
+    operations(COUNTED)
+    settle()
+    callgrind.begin()
+    operations(COUNTED)
+    callgrind.end()
 
 
 def serve(loop: Loop, row: Served) -> None:
@@ -63,7 +81,7 @@ def main() -> None:
             return
         assert isinstance(row, Inside)
         if rest[:1] == ["--count"]:
-            row.make(loop)(int(rest[1]))
+            count(row.make(loop), rest[1])
             os._exit(0)
         operations = row.make(loop, *rest)
         operations(row.batch)  # what a loop lacks shows here
