@@ -71,7 +71,7 @@ static void fail(const char *what) {
   exit(1);
 }
 
-/* Whether there is time left; notes when the warm-up is over. */
+/* Whether there is time left, or nothing to count yet; notes when the warm-up is over. */
 static int running(void) {
   double t = now();
 
@@ -81,7 +81,7 @@ static int running(void) {
     counted_from = t;
     not_counted = done;
   }
-  return t < end;
+  return t < end || done == not_counted;
 }
 
 #ifdef WITH_TLS
@@ -357,10 +357,6 @@ int main(int argc, char **argv) {
   while (running())
     turn();
   stopped = now();
-  if (done == not_counted) { /* so slow that the warm-up has to do */
-    not_counted = 0;
-    counted_from = start;
-  }
   printf("%.1f ", (done - not_counted) / (stopped - counted_from));
   while (busy) /* no server sees a client leave in the middle of an exchange */
     turn();

@@ -37,7 +37,10 @@ class LoopKind:
     def version(self) -> str:
         if self.module == "asyncio":
             return sys.version.split()[0]
-        return importlib.metadata.version(self.module)
+        try:
+            return importlib.metadata.version(self.module)
+        except importlib.metadata.PackageNotFoundError:  # a bare module
+            return "unknown"
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         if self.module == "asyncio":

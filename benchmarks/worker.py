@@ -50,7 +50,8 @@ def measure(operations: Operations, batch: int, seconds: float) -> tuple[float, 
 def settle() -> None:
     """Collect garbage, and leave what is left alone: a full collection that falls into one run is not that run's."""
     gc.collect()
-    gc.freeze()
+    if sys.implementation.name == "cpython":
+        gc.freeze()
 
 
 def count(operations: Operations, library: str) -> None:
