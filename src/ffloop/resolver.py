@@ -6,7 +6,7 @@ Arguments are prepared, and results and errors formed, as the `socket` module do
 import asyncio
 import socket
 from asyncio.log import logger
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from . import uv
@@ -30,7 +30,12 @@ class Resolver(Core):
 
         See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getaddrinfo.
         """
-        self._check_closed()
+        if self._closed:
+            self._check_closed()
+        if host.__class__ is str and port.__class__ is int:
+            known = _of_literal(host, port, family, type, proto, flags)
+            if known is not None:
+                return [*known]
         if is_literal(host) and is_number(port):
             # Nothing is looked up, so nothing can block.
             return socket.getaddrinfo(host, port, family, type, proto, flags)  # type: ignore[return-value]
@@ -107,6 +112,20 @@ def is_literal(host: Any) -> bool:
     except (OSError, UnicodeError):
         return False
     return True
+
+
+@lru_cache(256, typed=True)
+def _of_literal(host: Any, port: Any, family: int, kind: int, proto: int, flags: int) -> tuple[uv.Address, ...] | None:
+    """Return what a literal address and a port give, whatever the state of the system; None for anything else.
+
+    The same few are asked for with every connection that is made.
+    """
+    if not is_literal(host) or "%" in host or flags & socket.AI_ADDRCONFIG:
+        return None
+    try:
+        return tuple(socket.getaddrinfo(host, port, family, kind, proto, flags))
+    except (OSError, OverflowError):
+        return None
 
 
 def is_number(port: Any) -> bool:
