@@ -343,6 +343,24 @@ async def test_without_a_pidfd_the_end_is_noticed_all_the_same(monkeypatch, erro
     assert await run("sh", "-c", "echo out; exit 5") == (5, b"out\n", b"")
 
 
+# ffloop alone: it names its threads, and which way asyncio takes depends on its version.
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_the_status_that_a_thread_has_reaped_counts_more_than_what_popen_makes_up(monkeypatch):
+    def pidfd_open(pid):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open, raising=False)
+    process = await asyncio.create_subprocess_exec("sh", "-c", "read line; exit 3", stdin=subprocess.PIPE)
+    (reaper,) = [thread for thread in threading.enumerate() if thread.name == f"waitpid-{process.pid}"]
+    os.write(process._transport.get_pipe_transport(0).get_extra_info("pipe").fileno(), b"\n")
+    reaper.join(20)  # the loop is not told before it runs again
+    assert not reaper.is_alive()
+    popen = process._transport.get_extra_info("subprocess")
+    assert popen.poll() == 0, "Popen's word for a child that somebody else has reaped"
+    assert await process.wait() == 3
+    assert popen.returncode == 3
+
+
 async def test_debug_mode_logs_the_start_and_the_end(caplog):
     asyncio.get_running_loop().set_debug(True)
     with caplog.at_level(logging.DEBUG, logger="asyncio"):

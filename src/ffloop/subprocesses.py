@@ -158,10 +158,11 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         proc = self._proc
         if proc is None or self._returncode is not None:
             return
-        if proc.returncode is not None:
-            returncode = proc.returncode  # somebody has asked the Popen object
-        elif status is not None:
+        if status is not None:
+            # Whoever asked the Popen object meanwhile was told 0: it found no child any more.
             returncode = os.waitstatus_to_exitcode(status)
+        elif proc.returncode is not None:
+            returncode = proc.returncode  # somebody has asked the Popen object, which has reaped the child
         else:
             logger.warning(
                 "child process pid %d was reaped by somebody else: will report returncode %d", self._pid, UNKNOWN
