@@ -10,8 +10,9 @@
  * TARGET   tcp:PORT, tls:PORT, udp:PORT, unix:PATH, or fifo:PATH, where PATH.in is written and PATH.out is read
  * REQUEST  the file that holds the request; PREFACE: what is sent once, and answered up to an empty line, before
  *
- * The first fifth of SECONDS is not counted. Prints what was counted a second, and all that was done: exchanges, or
- * bytes where nothing answers. Only 127.0.0.1 is ever connected to. Built without WITH_TLS it needs no OpenSSL.
+ * `exchange` begins with one on each connection, before the clock starts; the first fifth of SECONDS is not counted.
+ * Prints what was counted a second, and all that was done: exchanges, or bytes where nothing answers. Only 127.0.0.1 is
+ * ever connected to. Built without WITH_TLS it needs no OpenSSL.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -44,7 +45,7 @@ struct connection {
 static enum { EXCHANGE, CHURN, SEND, RECEIVE, HOLD } mode;
 static char *request, *preface;
 static size_t request_size, reply_size, preface_size;
-static int set, datagrams, fifo, tls, busy;
+static int set, datagrams, fifo, tls, busy, started;
 static const char *path;
 static union {
   struct sockaddr any;
@@ -75,7 +76,7 @@ static void fail(const char *what) {
 static int running(void) {
   double t = now();
 
-  if (mode == HOLD)
+  if (!started)
     return 0;
   if (counted_from == 0 && t >= warm) {
     counted_from = t;
@@ -314,6 +315,13 @@ static void turn(void) {
   }
 }
 
+static void start_all(struct connection *all, int count) {
+  int i;
+
+  for (i = 0; i < count; i++)
+    begin(&all[i]);
+}
+
 int main(int argc, char **argv) {
   struct connection *all;
   int count, i;
@@ -337,15 +345,11 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   for (i = 0; i < count; i++)
     open_connection(&all[i]);
-  start = now();
-  warm = start + seconds / 5;
-  end = start + seconds;
-  if (mode == EXCHANGE || mode == CHURN || mode == HOLD)
-    for (i = 0; i < count; i++)
-      begin(&all[i]);
+  if (mode == EXCHANGE || mode == HOLD) /* the clock starts when all are accepted and served */
+    start_all(all, count);
+  while (busy)
+    turn();
   if (mode == HOLD) {
-    while (busy)
-      turn();
     puts("ready");
     fflush(stdout);
     while (read(0, &byte, 1) > 0)
@@ -354,6 +358,12 @@ int main(int argc, char **argv) {
       close_connection(&all[i]);
     return 0;
   }
+  started = 1;
+  start = now();
+  warm = start + seconds / 5;
+  end = start + seconds;
+  if (mode == EXCHANGE || mode == CHURN)
+    start_all(all, count);
   while (running())
     turn();
   stopped = now();
