@@ -23,9 +23,13 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if value else "-"
 
 
+def shown(results: Results) -> str:
+    """Return the loop that is compared with the best peer: the one that a user gets, when it was measured."""
+    return [*results.loops, *results.ours][-1]
+
+
 def header(results: Results) -> list[str]:
-    to_best = [f"{name}/best" for name in results.ours if name in results.loops]
-    return ["row", f"{results.baseline}, absolute", *results.loops, "best peer", *to_best]
+    return ["row", f"{results.baseline}, absolute", *results.loops, "best peer", f"{shown(results)}/best"]
 
 
 def cells(results: Results, name: str, key: Key) -> list[str]:
@@ -35,16 +39,13 @@ def cells(results: Results, name: str, key: Key) -> list[str]:
     absolute = f"{short(statistics.median(samples.rate))} {row.unit}" if samples else "-"
     ratios = [show(results.ratio(name, loop, results.baseline, key)) for loop in results.loops]
     best = results.best_peer(name, key)
-    to_best = [
-        show(results.ratio(name, loop, best, key)) if best else "-" for loop in results.ours if loop in results.loops
-    ]
-    return [name, absolute, *ratios, best or "-", *to_best]
+    to_best = results.ratio(name, shown(results), best, key) if best else None
+    return [name, absolute, *ratios, best or "-", show(to_best)]
 
 
 def mean_cells(results: Results, title: str, group: str | None, key: Key) -> list[str]:
     means = [number(results.mean(loop, group, key)) for loop in results.loops]
-    to_best = [number(results.mean_to_best(loop, group, key)) for loop in results.ours if loop in results.loops]
-    return [title, "", *means, "", *to_best]
+    return [title, "", *means, "", number(results.mean_to_best(shown(results), group, key))]
 
 
 def line(cells: list[str]) -> str:
