@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 # How many processes share the tests; 0 runs them in one, for a debugger. A class or file stays in one process, and with it the
 # servers that its tests share.
 WORKERS ?= 2
+# The loops that ffloop is compared with. Not all have wheels for every interpreter and system.
+PEERS = uvloop==0.23.0 rloop==0.5.0 zuvloop==0.0.17 rsloop==0.1.66
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --max-worker-restart 0 $(PYTEST_ARGS)
 
 .PHONY: help packages setup demo test lint bench clean
@@ -50,7 +52,10 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pip install --quiet --only-binary :all: --group bench
+	@for peer in $(PEERS); do \
+	  $(BIN)/python -m pip install --quiet --only-binary :all: $$peer || echo "no wheel of $$peer here: left out"; \
+	done
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
