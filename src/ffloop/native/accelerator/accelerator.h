@@ -51,6 +51,7 @@ typedef struct {
 
   PyTypeObject *asyncio_handle;
   PyTypeObject *asyncio_timer;
+  PyObject *threadsafe_handle; /* asyncio.events._ThreadSafeHandle, NULL before 3.14 */
   PyObject *handle_cancel; /* asyncio.Handle.cancel */
   PyObject *base_loop;     /* asyncio.BaseEventLoop */
   PyObject *base_time;     /* BaseEventLoop.time, and so on: for what is done in Python */

@@ -174,6 +174,27 @@ static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t na
   return add_ready(self, args, nargs, context);
 }
 
+/* From 3.14 on cancelling such a handle waits until it has run: it has a lock, and a class of its own, which is Python's. */
+static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  PyObject *arguments, *handle = NULL;
+  Py_ssize_t i;
+
+  if (self->state->threadsafe_handle == NULL)
+    return add_ready(self, args, nargs, context);
+  arguments = PyTuple_New(nargs - 1);
+  if (arguments == NULL)
+    return NULL;
+  for (i = 1; i < nargs; i++)
+    PyTuple_SET_ITEM(arguments, i - 1, Py_NewRef(args[i]));
+  handle = PyObject_CallFunctionObjArgs(self->state->threadsafe_handle, args[0], arguments, (PyObject *) self,
+                                        context != NULL ? context : Py_None, NULL);
+  Py_DECREF(arguments);
+  /* Python has run: the loop may have been closed meanwhile. */
+  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
+    Py_CLEAR(handle);
+  return handle;
+}
+
 static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context, *handle;
   int own;
@@ -185,9 +206,10 @@ static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py
     return NULL;
   if (!(own & PLAIN_WAKE) || self->queue == NULL)
     return call_base(self->state->base_call_soon_threadsafe, self, args, nargs, kwnames);
-  handle = add_ready(self, args, nargs, context);
+  handle = add_ready_threadsafe(self, args, nargs, context);
   /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
-  if (handle != NULL && (!self->running || self->queue->waiting) && self->queue->loop != NULL)
+  if (handle != NULL && self->queue != NULL && (!self->running || self->queue->waiting) &&
+      self->queue->loop != NULL)
     self->state->api->wake(self->queue->loop);
   return handle;
 }

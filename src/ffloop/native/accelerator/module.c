@@ -75,6 +75,12 @@ static int take_handles(State *state) {
     if (*wanted[i].offset < 0)
       return -1;
   }
+  state->threadsafe_handle = import_from("asyncio.events", "_ThreadSafeHandle");
+  if (state->threadsafe_handle == NULL) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+      return -1;
+    PyErr_Clear();
+  }
   state->handle_cancel = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "cancel");
   run = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "_run");
   events = PyImport_ImportModule("asyncio.events");
@@ -166,6 +172,7 @@ static int execute(PyObject *module) {
     visit(state->stream_type);                                                                                             \
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
+    visit(state->threadsafe_handle);                                                                                       \
     visit(state->handle_cancel);                                                                                           \
     visit(state->asyncio_run);                                                                                             \
     visit(state->own_run_once);                                                                                            \
