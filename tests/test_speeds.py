@@ -7,7 +7,6 @@ polls that are left out while there is enough to do, and the C types themselves.
 import asyncio
 import collections
 import contextvars
-import gc
 import heapq
 import os
 import platform
@@ -24,6 +23,8 @@ import pytest
 
 import ffloop
 from ffloop.speed import accelerator
+
+from .conftest import collect
 
 accelerated = pytest.mark.skipif(accelerator is None, reason="about the accelerator, which is not in force")
 
@@ -370,7 +371,7 @@ def test_a_handle_that_cancels_itself_runs_to_its_end(loop):
 
     def callback(argument):
         handle.cancel()
-        gc.collect()
+        collect()
         ran.append(argument)
 
     handle = loop.call_soon(callback, object())
@@ -416,6 +417,7 @@ def test_timers_that_were_cancelled_in_numbers_leave_the_heap(loop):
     loop.run_forever()
     assert len(loop._scheduled) == len(kept)
     assert loop._timer_cancelled_count == 0
+    collect()
     assert gone() is None
     loop.call_later(0.02, loop.stop)
     loop.run_forever()
@@ -484,7 +486,7 @@ def test_handles_and_what_they_hold_are_collected(loop):
     loop._timer_cancelled_count = 0
     loop.call_soon(loop.stop)
     loop.run_forever()
-    gc.collect()
+    collect()
     assert not any(reference() for reference in gone)
 
 
