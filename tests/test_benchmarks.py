@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -102,9 +103,17 @@ def workers(folder):
     return found
 
 
+@pytest.fixture
+def tmp_path():
+    """A folder with a short name: that of a Unix socket in it has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    return bench(tmp_path_factory.mktemp("smoke"), "--rows", *SMOKE.values(), "--loops", "asyncio", "ffloop")
+def smoke():
+    with tempfile.TemporaryDirectory(prefix="ff-") as folder:
+        yield bench(Path(folder), "--rows", *SMOKE.values(), "--loops", "asyncio", "ffloop")
 
 
 @NEEDS_C

@@ -99,7 +99,7 @@ async def test_a_cancelled_command_leaves_no_answer_for_the_next(client):
     for n in range(20):
         with pytest.raises(asyncio.TimeoutError):
             async with asyncio.timeout(0.005):
-                await client.blpop(["nothing"], timeout=1)
+                await client.blpop(["nothing"], timeout=LIMIT)
         assert await client.echo(str(n)) == str(n).encode()
 
 
