@@ -472,6 +472,41 @@ def test_the_ready_queue_is_a_deque_to_whoever_looks(loop):
         ready.popleft()
 
 
+GARBAGE = """
+import gc
+import ffloop
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        {action}
+
+loop = ffloop.new_event_loop()
+gc.disable()
+for _ in range(50):
+    gc.collect()
+    for _ in range(50):
+        loop.call_soon(print)
+    Garbage()
+    gc.set_threshold(1)
+    gc.enable()
+    found = iter(loop._ready)
+    gc.disable()
+    assert None not in list(found)
+loop._ready.clear()
+loop.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("action", ["[loop.call_soon(print) for _ in range(200)]", "loop._ready.clear()"])
+def test_the_ready_queue_may_change_while_it_is_copied(action):
+    # In another process: what goes wrong here is memory. Python 3.11 collects garbage in the middle of it, others later.
+    assert python(GARBAGE.format(action=action)) == "done\n"
+
+
 def test_handles_and_what_they_hold_are_collected(loop):
     class Holder:
         pass

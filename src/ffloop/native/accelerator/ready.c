@@ -62,10 +62,14 @@ PyObject *ready_pop_left(Ready *ready) {
   return item;
 }
 
+/* Up to Python 3.11 a list that is made can begin a collection of garbage, whose finalizers use the queue as they like: so its length is
+ * asked for afterwards. */
 static PyObject *as_list(Ready *ready) {
-  PyObject *list = PyList_New(ready->length);
+  PyObject *list;
   Py_ssize_t i;
 
+  while ((list = PyList_New(ready->length)) != NULL && PyList_GET_SIZE(list) != ready->length)
+    Py_DECREF(list);
   if (list == NULL)
     return NULL;
   for (i = 0; i < ready->length; i++)
