@@ -507,6 +507,34 @@ def test_the_ready_queue_may_change_while_it_is_copied(action):
     assert python(GARBAGE.format(action=action)) == "done\n"
 
 
+LET_GO = """
+import asyncio, gc, importlib.util, weakref
+from ffloop.speed import accelerator
+
+def let_go():
+    # ffloop's own module stays until the process ends; of the same file another can be made, and let go of.
+    spec = importlib.util.spec_from_file_location("ffloop._speed", accelerator.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loop = asyncio.new_event_loop()
+    module.handles = [module.Handle(print, (), loop) for _ in range(3)]
+    module.handles += [module.TimerHandle(1.0, print, (), loop) for _ in range(3)]
+    loop.close()
+    return [weakref.ref(thing) for thing in (module, module.Handle, module.TimerHandle)]
+
+for _ in range(3):
+    found = let_go()
+    gc.collect()
+    print([ref() is None for ref in found])
+"""
+
+
+@accelerated
+def test_the_module_goes_with_its_types_and_what_is_left_of_its_handles():
+    # With the allocator that overwrites what is freed: what is read afterwards is seen.
+    assert python(LET_GO, PYTHONMALLOC="debug") == "[True, True, True]\n" * 3
+
+
 def test_handles_and_what_they_hold_are_collected(loop):
     class Holder:
         pass

@@ -197,22 +197,18 @@ static int traverse(PyObject *module, visitproc visit, void *arg) {
   return 0;
 }
 
-/* Loops and handles that outlive the module keep its types, and those the module: this runs when none is left. */
-static int clear(PyObject *module) {
+/* The state stays whole until the module goes. A collection of garbage does not clear it: the types let go of the module then, which ends
+ * the cycle, and while they do, handles are still put among those that wait for their next use, and need their type to be freed. */
+static void free_module(void *module) {
   State *state = PyModule_GetState(module);
 
   if (state == NULL)
-    return 0;
+    return;
   handles_clear_free(state);
   EACH_OBJECT(state, Py_CLEAR);
 #define FORGET(name, text) Py_CLEAR(state->str_##name);
   NAMES(FORGET)
 #undef FORGET
-  return 0;
-}
-
-static void free_module(void *module) {
-  clear(module);
 }
 
 static PyModuleDef_Slot slots[] = {
@@ -231,7 +227,7 @@ struct PyModuleDef speed_module = {
   NULL,
   slots,
   traverse,
-  clear,
+  NULL, /* see free_module */
   free_module,
 };
 
