@@ -503,7 +503,7 @@ print("done")
 
 @pytest.mark.parametrize("action", ["[loop.call_soon(print) for _ in range(200)]", "loop._ready.clear()"])
 def test_the_ready_queue_may_change_while_it_is_copied(action):
-    # In another process: what goes wrong here is memory. Python 3.11 collects garbage in the middle of it, others later.
+    # In another process: what goes wrong is memory. Python 3.11 collects garbage in the middle of it, others later.
     assert python(GARBAGE.format(action=action)) == "done\n"
 
 
