@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import pytest
@@ -260,6 +261,94 @@ def test_a_time_module_that_is_patched_moves_the_timers(loop, monkeypatch):
     loop.call_later(0, loop.stop)
     loop.run_forever()
     assert fired == ["timer"]
+
+
+def test_a_clock_that_stands_still_fires_no_timer_however_busy_the_loop_is(loop, monkeypatch):
+    monkeypatch.setattr(time, "monotonic", lambda: 5.0)
+    fired, turns = [], iter(range(3000))
+    loop.call_later(900, fired.append, "timer")
+
+    def turn():
+        loop.call_soon(turn if next(turns, None) is not None else loop.stop)
+
+    turn()
+    loop.run_forever()
+    assert not fired
+
+
+def test_another_time_module_for_base_events_moves_the_timers(loop, monkeypatch):
+    monkeypatch.setattr(asyncio.base_events, "time", types.SimpleNamespace(monotonic=lambda: 5.0))
+    assert loop.time() == 5.0
+    assert loop.call_later(1, print).when() == 6.0
+
+
+@pytest.mark.parametrize("name", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "_run_once", "time"])
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_method_that_is_replaced_in_base_event_loop_is_called(loop, monkeypatch, name, debug):
+    real, called = getattr(asyncio.BaseEventLoop, name), []
+
+    def replacement(*args, **kwargs):
+        called.append(args)
+        return real(*args, **kwargs)
+
+    loop.set_debug(debug)
+    monkeypatch.setattr(asyncio.BaseEventLoop, name, replacement)
+    loop.call_at(loop.time() + 50, print)
+    loop.call_later(0, loop.stop)
+    loop.call_soon_threadsafe(int)
+    loop.call_soon(int)
+    loop.run_forever()
+    assert called
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "program", "printed"),
+    [
+        ("time", 5.0, "loop.call_later(1, print).when()", "6.0"),
+        ("call_soon", None, "loop.call_soon(print)", "None"),
+    ],
+)
+def test_what_was_replaced_before_the_import_is_called(method, gives, program, printed):
+    code = f"import asyncio; asyncio.BaseEventLoop.{method} = lambda *args: {gives}; "
+    code += f"import ffloop; loop = ffloop.new_event_loop(); print({program})"
+    assert python(code, FFLOOP_PURE="").strip() == python(code, FFLOOP_PURE="1").strip() == printed
+
+
+def test_handle_run_may_be_replaced_however_often_it_was_before(loop, monkeypatch):
+    # After some thousand changes CPython no longer marks a class as changed.
+    real, ran = asyncio.Handle._run, []
+    types_of_handles = type(loop.call_soon(int)), type(loop.call_later(0, int))
+    for _ in range(3000):
+        monkeypatch.setattr(asyncio.Handle, "_run", lambda handle: real(handle))
+        for type_of_handle in types_of_handles:
+            assert type_of_handle._run is not real
+    monkeypatch.setattr(asyncio.Handle, "_run", real)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    monkeypatch.setattr(asyncio.Handle, "_run", lambda handle: (ran.append(handle), real(handle)))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert len(ran) == 1
+
+
+@accelerated
+def test_the_turns_of_a_run_follow_each_other_without_a_line_of_python():
+    loop, calls = ffloop.new_event_loop(), []
+    chain = Chain(loop)
+
+    def profile(frame, event, function):
+        if event == "c_call" and function.__name__ == "_run_once":
+            calls.append(chain.count)
+
+    loop.call_later(0.01, loop.stop)
+    sys.setprofile(profile)
+    try:
+        loop.run_forever()
+    finally:
+        sys.setprofile(None)
+    assert chain.count > 10
+    assert calls == [0]
+    loop.close()
 
 
 def test_run_once_may_be_replaced_in_the_middle_of_a_run(loop):

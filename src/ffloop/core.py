@@ -105,12 +105,14 @@ class Core(Turns):
     _debug: bool
     _check_closed: Callable[[], None]
     _check_running: Callable[[], None]
-    _many = False
-    """Whether run_forever() is under way: the accelerator's turns follow each other then."""
+    _many: bool
+    """Whether run_forever() is under way: the accelerator's turns follow each other then. No attribute of the class: it
+    would stand in front of the accelerator's."""
 
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
+        self._many = False
         try:
             self._uv = Queue()
         except BaseException:

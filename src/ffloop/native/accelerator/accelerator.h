@@ -54,6 +54,7 @@ typedef struct {
   PyObject *threadsafe_handle; /* asyncio.events._ThreadSafeHandle, NULL before 3.14 */
   PyObject *handle_cancel; /* asyncio.Handle.cancel */
   PyObject *base_loop;     /* asyncio.BaseEventLoop */
+  PyObject *base_dict;     /* what its functions see as globals */
   PyObject *base_time;     /* BaseEventLoop.time, and so on: for what is done in Python */
   PyObject *base_run_once;
   PyObject *base_call_soon;
@@ -64,7 +65,7 @@ typedef struct {
   PyObject *own_call_at;
   PyObject *asyncio_run;  /* asyncio.Handle._run, before anybody has replaced it */
   PyObject *monotonic;   /* time.monotonic, the real one */
-  PyObject *time_dict;   /* where it can be replaced */
+  PyObject *time_module, *time_dict; /* where it can be replaced */
   PyObject *empty_bytes;
   PyObject *format_source; /* asyncio.format_helpers._format_callback_source */
 
@@ -74,6 +75,7 @@ typedef struct {
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
   name(buffer_updated, "buffer_updated") name(call_at, "call_at") name(call_exception_handler, "call_exception_handler")   \
+  name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")            \
   name(cancelled, "_cancelled") name(context, "context") name(data_received, "data_received") name(drop, "_drop")          \
   name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol")      \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
@@ -162,6 +164,7 @@ typedef struct {
   Py_ssize_t at_select;    /* the selector's slot */
   PyObject *write_to_self;  /* likewise */
   unsigned type_tag, handle_tag, timer_tag; /* what the types looked like when `plain` was found out */
+  char tagged;             /* whether they all have a tag */
   int plain;               /* PLAIN_*, or'ed */
   int replaced;            /* what was set on the instance, likewise */
   char many;               /* run_forever is our caller: the turns follow each other without going back to it */

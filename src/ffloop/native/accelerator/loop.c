@@ -14,7 +14,9 @@ enum {
   PLAIN_WAKE = 4,    /* _write_to_self() */
   PLAIN_TURN = 8,    /* _run_once(), Handle._run() */
   PLAIN_EVENTS = 16, /* _process_events() */
-  PLAIN_ALL = 31
+  PLAIN_SOON = 32,   /* BaseEventLoop's call_soon() and call_soon_threadsafe(), which ours stand in front of */
+  PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
+  PLAIN_ALL = 127
 };
 
 /* While callbacks are ready, that many turns may pass without a look at the sockets, or so many ns. */
@@ -28,6 +30,7 @@ static const double LONGEST_WAIT = 24 * 3600; /* seconds, as in asyncio */
 static int find_out_plain(EventLoop *self) {
   State *state = self->state;
   PyTypeObject *type = Py_TYPE(self);
+  PyObject *base = state->base_loop;
   const struct {
     PyObject *owner, *name, *wanted;
     int flag;
@@ -37,6 +40,11 @@ static int find_out_plain(EventLoop *self) {
     {(PyObject *) type, state->str_write_to_self, self->write_to_self, PLAIN_WAKE},
     {(PyObject *) type, state->str_run_once, state->own_run_once, PLAIN_TURN},
     {(PyObject *) type, state->str_process_events, self->process_events, PLAIN_EVENTS},
+    {base, state->str_call_soon, state->base_call_soon, PLAIN_SOON},
+    {base, state->str_call_soon_threadsafe, state->base_call_soon_threadsafe, PLAIN_SOON},
+    {base, state->str_call_later, state->base_call_later, PLAIN_BASE_AT},
+    {base, state->str_call_at, state->base_call_at, PLAIN_BASE_AT},
+    {base, state->str_run_once, state->base_run_once, PLAIN_TURN},
     {(PyObject *) state->handle_type, state->str_run, state->asyncio_run, PLAIN_TURN},
     {(PyObject *) state->timer_type, state->str_run, state->asyncio_run, PLAIN_TURN},
   };
@@ -55,6 +63,8 @@ static int find_out_plain(EventLoop *self) {
   self->type_tag = type->tp_version_tag;
   self->handle_tag = state->handle_type->tp_version_tag;
   self->timer_tag = state->timer_type->tp_version_tag;
+  /* A type that was changed too often gets no tag any more: 0 says nothing. */
+  self->tagged = self->type_tag != 0 && self->handle_tag != 0 && self->timer_tag != 0;
   return 0;
 }
 
@@ -62,8 +72,8 @@ static int find_out_plain(EventLoop *self) {
 static inline int plain(EventLoop *self) {
   unsigned tag = Py_TYPE(self)->tp_version_tag;
 
-  if ((tag == 0 || tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
-       self->timer_tag != self->state->timer_type->tp_version_tag) &&
+  if ((tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
+       self->timer_tag != self->state->timer_type->tp_version_tag || !self->tagged) &&
       find_out_plain(self) < 0)
     return -1;
   return self->plain & ~self->replaced;
@@ -91,30 +101,29 @@ static int set_attribute(EventLoop *self, PyObject *name, PyObject *value) {
   return PyObject_GenericSetAttr((PyObject *) self, name, value);
 }
 
+/* Whether nobody has replaced the clock that BaseEventLoop.time() reads: time.monotonic, or all of `time` as base_events sees it. */
+static int is_real_clock(State *state) {
+  return PyDict_GetItemWithError(state->base_dict, state->str_time) == state->time_module &&
+         PyDict_GetItemWithError(state->time_dict, state->str_monotonic) == state->monotonic;
+}
+
 /* The loop's time in seconds. `as_is`: it is BaseEventLoop's own, time.monotonic(). */
 static int loop_time(EventLoop *self, int as_is, double *now) {
-  State *state = self->state;
   PyObject *result;
-
-  if (as_is) {
-    PyObject *function = PyDict_GetItemWithError(state->time_dict, state->str_monotonic);
+  int real = as_is && is_real_clock(self->state);
 
 #ifdef __linux__
-    if (function == state->monotonic) {
-      struct timespec moment;
+  if (real) {
+    struct timespec moment;
 
-      if (clock_gettime(CLOCK_MONOTONIC, &moment) == 0) {
-        *now = (double) ((int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec) / 1e9;
-        return 0;
-      }
+    if (clock_gettime(CLOCK_MONOTONIC, &moment) == 0) {
+      *now = (double) ((int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec) / 1e9;
+      return 0;
     }
-#endif
-    if (function == NULL)
-      return -1;
-    result = PyObject_CallNoArgs(function);
-  } else {
-    result = PyObject_CallMethodNoArgs((PyObject *) self, state->str_time);
   }
+#endif
+  result = real ? PyObject_CallNoArgs(self->state->monotonic)
+                : PyObject_CallMethodNoArgs((PyObject *) self, self->state->str_time);
   if (result == NULL)
     return -1;
   *now = PyFloat_AsDouble(result);
@@ -122,27 +131,38 @@ static int loop_time(EventLoop *self, int as_is, double *now) {
   return *now == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* Calls a method of BaseEventLoop, with the arguments that ours was called with. */
-static PyObject *call_base(PyObject *function, EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+/* Calls what BaseEventLoop has under that name by now, with the arguments that ours was called with. */
+static PyObject *call_base(PyObject *name, EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   Py_ssize_t all = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
   PyObject *few[8];
   PyObject **stack = all + 1 <= (Py_ssize_t) (sizeof few / sizeof *few) ? few : PyMem_New(PyObject *, (size_t) all + 1);
-  PyObject *result;
+  PyObject *function, *result = NULL;
 
   if (stack == NULL)
     return PyErr_NoMemory();
   stack[0] = (PyObject *) self;
-  memcpy(stack + 1, args, (size_t) all * sizeof *args);
-  result = PyObject_Vectorcall(function, stack, (size_t) nargs + 1, kwnames);
+  if (all > 0)
+    memcpy(stack + 1, args, (size_t) all * sizeof *args);
+  function = PyObject_GetAttr(self->state->base_loop, name);
+  if (function != NULL)
+    result = PyObject_Vectorcall(function, stack, (size_t) nargs + 1, kwnames);
+  Py_XDECREF(function);
   if (stack != few)
     PyMem_Free(stack);
   return result;
 }
 
-/* Whether the loop is open and in no debug mode, there are as many arguments as are needed, and no keyword but a real context. */
-static inline int is_common(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t needed, PyObject *kwnames,
-                            PyObject **context) {
+/* Whether the loop is open and in no debug mode, `parts` of it (PLAIN_*) are its own, there are as many arguments as are needed, and no
+ * keyword but a real context. */
+static inline int is_common(EventLoop *self, int parts, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t needed,
+                            PyObject *kwnames, PyObject **context) {
+  int own = plain(self);
+
   *context = NULL;
+  if (own < 0)
+    PyErr_Clear(); /* who is asked instead finds the same */
+  if (own < 0 || (own & parts) != parts)
+    return 0;
   if (self->closed != Py_False || self->debug != Py_False || nargs < needed || self->ready == NULL)
     return 0;
   if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
@@ -169,8 +189,8 @@ static PyObject *add_ready(EventLoop *self, PyObject *const *args, Py_ssize_t na
 static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context;
 
-  if (!is_common(self, args, nargs, 1, kwnames, &context))
-    return call_base(self->state->base_call_soon, self, args, nargs, kwnames);
+  if (!is_common(self, PLAIN_SOON, args, nargs, 1, kwnames, &context))
+    return call_base(self->state->str_call_soon, self, args, nargs, kwnames);
   return add_ready(self, args, nargs, context);
 }
 
@@ -197,15 +217,9 @@ static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py
 
 static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context, *handle;
-  int own;
 
-  if (!is_common(self, args, nargs, 1, kwnames, &context))
-    return call_base(self->state->base_call_soon_threadsafe, self, args, nargs, kwnames);
-  own = plain(self);
-  if (own < 0)
-    return NULL;
-  if (!(own & PLAIN_WAKE) || self->queue == NULL)
-    return call_base(self->state->base_call_soon_threadsafe, self, args, nargs, kwnames);
+  if (!is_common(self, PLAIN_SOON | PLAIN_WAKE, args, nargs, 1, kwnames, &context) || self->queue == NULL)
+    return call_base(self->state->str_call_soon_threadsafe, self, args, nargs, kwnames);
   handle = add_ready_threadsafe(self, args, nargs, context);
   /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
   if (handle != NULL && self->queue != NULL && (!self->running || self->queue->waiting) &&
@@ -237,24 +251,19 @@ static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *arg
 static PyObject *call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context;
 
-  if (!is_common(self, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) || self->scheduled == NULL ||
-      !PyList_CheckExact(self->scheduled))
-    return call_base(self->state->base_call_at, self, args, nargs, kwnames);
+  if (!is_common(self, PLAIN_BASE_AT, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) ||
+      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+    return call_base(self->state->str_call_at, self, args, nargs, kwnames);
   return add_timer(self, Py_NewRef(args[0]), args + 1, nargs - 1, context);
 }
 
 static PyObject *call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context, *when;
   double delay, now;
-  int own;
 
-  if (!is_common(self, args, nargs, 2, kwnames, &context) || self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
-    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
-  own = plain(self);
-  if (own < 0)
-    return NULL;
-  if (!(own & PLAIN_CALL_AT) || !(own & PLAIN_TIME))
-    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
+  if (!is_common(self, PLAIN_CALL_AT | PLAIN_BASE_AT | PLAIN_TIME, args, nargs, 2, kwnames, &context) ||
+      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+    return call_base(self->state->str_call_later, self, args, nargs, kwnames);
   if (PyFloat_CheckExact(args[0])) {
     delay = PyFloat_AS_DOUBLE(args[0]);
   } else if (PyLong_CheckExact(args[0])) {
@@ -262,7 +271,7 @@ static PyObject *call_later(EventLoop *self, PyObject *const *args, Py_ssize_t n
     if (delay == -1.0 && PyErr_Occurred())
       return NULL;
   } else {
-    return call_base(self->state->base_call_later, self, args, nargs, kwnames);
+    return call_base(self->state->str_call_later, self, args, nargs, kwnames);
   }
   if (loop_time(self, 1, &now) < 0)
     return NULL;
@@ -377,7 +386,7 @@ static int may_skip(EventLoop *self, int own, int64_t *now) {
   struct timespec moment;
 
   if (self->ready->length == 0 || self->queue->dirty->length > 0 || self->queue->active || self->skipped >= MOST_SKIPPED ||
-      self->stopping != Py_False || !(own & PLAIN_TIME) || !has_own_poll(self, own))
+      self->stopping != Py_False || !(own & PLAIN_TIME) || !is_real_clock(self->state) || !has_own_poll(self, own))
     return 0;
   clock_gettime(CLOCK_MONOTONIC, &moment);
   *now = (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
@@ -505,7 +514,7 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
     PyObject *done;
 
     self->running = 0;
-    done = PyObject_CallOneArg(self->state->base_run_once, (PyObject *) self);
+    done = call_base(self->state->str_run_once, self, NULL, 0, NULL);
     status = done != NULL ? 0 : -1;
     Py_XDECREF(done);
   } else {
@@ -543,6 +552,7 @@ static PyObject *accelerate(EventLoop *self, PyObject *args) {
   Py_XSETREF(self->process_events, Py_NewRef(process_events));
   Py_XSETREF(self->write_to_self, Py_NewRef(write_to_self));
   Py_XSETREF(self->queue, (Queue *) Py_NewRef(queue));
+  self->tagged = 0;
   Py_RETURN_NONE;
 }
 

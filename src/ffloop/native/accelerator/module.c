@@ -52,6 +52,15 @@ static int take_api(State *state) {
   return layout.fd < 0 ? -1 : 0;
 }
 
+/* A function that we stand in for, None when somebody has replaced it already, who wants to be called: then it does not come from the
+ * module whose globals these are. Takes the reference. */
+static PyObject *keep_if_from(PyObject *function, PyObject *globals) {
+  if (PyFunction_Check(function) && PyFunction_GET_GLOBALS(function) == globals)
+    return function;
+  Py_DECREF(function);
+  return Py_NewRef(Py_None);
+}
+
 static int take_handles(State *state) {
   const struct {
     Py_ssize_t *offset;
@@ -63,7 +72,7 @@ static int take_handles(State *state) {
     {&layout.source_traceback, "_source_traceback"}, {&layout.when, "_when"},
     {&layout.scheduled, "_scheduled"},
   };
-  PyObject *run_globals, *events, *run;
+  PyObject *events, *run;
   size_t i;
 
   state->asyncio_handle = (PyTypeObject *) import_from("asyncio.events", "Handle");
@@ -89,10 +98,7 @@ static int take_handles(State *state) {
     Py_XDECREF(events);
     return -1;
   }
-  /* Whoever has replaced it already wants to be called. */
-  run_globals = PyFunction_Check(run) ? PyFunction_GET_GLOBALS(run) : NULL;
-  state->asyncio_run = run_globals == PyModule_GetDict(events) ? Py_NewRef(run) : Py_NewRef(Py_None);
-  Py_DECREF(run);
+  state->asyncio_run = keep_if_from(run, PyModule_GetDict(events));
   Py_DECREF(events);
   return 0;
 }
@@ -106,28 +112,29 @@ static int take_loop(State *state) {
     {&state->base_call_soon, "call_soon"}, {&state->base_call_soon_threadsafe, "call_soon_threadsafe"},
     {&state->base_call_at, "call_at"},     {&state->base_call_later, "call_later"},
   };
-  PyObject *base = import_from("asyncio.base_events", "BaseEventLoop"), *time;
+  PyObject *events = PyImport_ImportModule("asyncio.base_events");
   size_t i;
 
-  if (base == NULL)
+  if (events == NULL)
+    return -1;
+  state->base_dict = Py_NewRef(PyModule_GetDict(events));
+  state->base_loop = PyObject_GetAttrString(events, "BaseEventLoop");
+  Py_DECREF(events);
+  if (state->base_loop == NULL)
     return -1;
   for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-    *wanted[i].function = PyObject_GetAttrString(base, wanted[i].name);
-    if (*wanted[i].function == NULL) {
-      Py_DECREF(base);
+    PyObject *found = PyObject_GetAttrString(state->base_loop, wanted[i].name);
+
+    if (found == NULL)
       return -1;
-    }
+    *wanted[i].function = keep_if_from(found, state->base_dict);
   }
-  Py_DECREF(base);
   state->format_source = import_from("asyncio.format_helpers", "_format_callback_source");
-  time = PyImport_ImportModule("time");
-  if (state->format_source == NULL || time == NULL) {
-    Py_XDECREF(time);
+  state->time_module = PyImport_ImportModule("time");
+  if (state->format_source == NULL || state->time_module == NULL)
     return -1;
-  }
-  state->time_dict = Py_NewRef(PyModule_GetDict(time));
-  state->monotonic = PyObject_GetAttrString(time, "monotonic");
-  Py_DECREF(time);
+  state->time_dict = Py_NewRef(PyModule_GetDict(state->time_module));
+  state->monotonic = PyObject_GetAttrString(state->time_module, "monotonic");
   return state->monotonic != NULL ? 0 : -1;
 }
 
@@ -177,6 +184,8 @@ static int execute(PyObject *module) {
     visit(state->asyncio_run);                                                                                             \
     visit(state->own_run_once);                                                                                            \
     visit(state->own_call_at);                                                                                             \
+    visit(state->base_loop);                                                                                               \
+    visit(state->base_dict);                                                                                               \
     visit(state->base_time);                                                                                               \
     visit(state->base_run_once);                                                                                           \
     visit(state->base_call_soon);                                                                                          \
@@ -184,6 +193,7 @@ static int execute(PyObject *module) {
     visit(state->base_call_later);                                                                                         \
     visit(state->base_call_at);                                                                                            \
     visit(state->monotonic);                                                                                               \
+    visit(state->time_module);                                                                                             \
     visit(state->time_dict);                                                                                               \
     visit(state->format_source);                                                                                           \
     visit(state->empty_bytes);                                                                                             \
