@@ -145,7 +145,7 @@ async def test_what_was_written_when_the_loop_stops_has_left():
     peer.close()
 
 
-@pytest.mark.parametrize("wrong", ["text", 5, None, [b"x"]])
+@pytest.mark.parametrize("wrong", ["text", 5, None, [b"x"], (b"x",), (), (b"x", 1)])
 async def test_write_refuses_what_is_not_bytes_like(wrong):
     transport, protocol, peer = await pair()
     with pytest.raises(TypeError, match="data argument must be a bytes"):
@@ -884,6 +884,19 @@ async def test_what_a_protocol_wrote_before_it_raised_has_left():
     peer.send(b"question")
     assert str(await protocol.lost) == "too much"
     assert await loop.sock_recv(peer, 100) == b"answer"
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])  # it changes its way of reading where asyncio has one
+async def test_a_connection_that_cannot_be_read_in_another_way_ends():
+    def fail():
+        raise OSError("no way")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    transport, protocol, peer = await pair()
+    transport._expect_large = fail
+    peer.send(b"x" * 100_000)
+    assert str(await protocol.lost) == "no way"
     peer.close()
 
 

@@ -216,7 +216,7 @@ static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t na
     PyErr_SetString(PyExc_TypeError, "write() takes exactly one argument: data");
     return NULL;
   }
-  data = PyBytes_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyObject_CallMethod(self, "_as_bytes", "O", args[0]);
+  data = PyBytes_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyObject_CallMethod(self, "_as_bytes", "(O)", args[0]);
   if (data == NULL)
     return NULL;
   if (part->refusal != Py_None || part->first == NULL || part->more == NULL || !PyBytes_CheckExact(data)) {
@@ -241,6 +241,19 @@ static int deliver_in_python(PyObject *self, const char *method, int64_t nread, 
   return tell(PyObject_CallMethod(self, method, "LL", (long long) nread, (long long) offset));
 }
 
+/* Ends the connection for the exception that is set, which came when bytes were delivered. */
+static int failed_delivery(PyObject *self) {
+  PyObject *exception;
+  int status;
+
+  if (is_let_through())
+    return -1;
+  exception = take_exception();
+  status = tell(PyObject_CallMethod(self, "_on_failed_delivery", "(O)", exception));
+  Py_XDECREF(exception);
+  return status;
+}
+
 /* Gives the protocol what lies in the region, in the connection's context. */
 int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
   EventLoop *loop;
@@ -254,7 +267,7 @@ int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) 
       part->context == NULL || !PyContext_CheckExact(part->context))
     return deliver_in_python(self, "_deliver_in_python", nread, offset);
   if (nread > LARGE && tell(PyObject_CallMethod(self, "_expect_large", NULL)) < 0)
-    return -1;
+    return failed_delivery(self);
   data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
   if (data == NULL)
     return -1;
@@ -268,18 +281,8 @@ int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) 
   } else {
     result = PyObject_CallMethodOneArg(protocol, state->str_data_received, data);
     Py_XDECREF(result);
-    if (PyContext_Exit(context) < 0) {
-      status = -1;
-    } else if (result == NULL) {
-      if (is_let_through()) {
-        status = -1;
-      } else {
-        PyObject *exception = take_exception();
-
-        status = tell(PyObject_CallMethod(self, "_on_failed_delivery", "O", exception));
-        Py_XDECREF(exception);
-      }
-    }
+    if (PyContext_Exit(context) < 0 || result == NULL)
+      status = failed_delivery(self);
   }
   Py_DECREF(data);
   Py_DECREF(context);
@@ -307,8 +310,9 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
     return fatal(self, "Fatal error: protocol.get_buffer() call failed.");
   }
   if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE | PyBUF_SIMPLE) < 0) {
-    PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
-                 Py_TYPE(buffer)->tp_name);
+    if (PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_TypeError))
+      PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
+                   Py_TYPE(buffer)->tp_name);
     Py_DECREF(buffer);
     return fatal(self, "Fatal read error on socket transport");
   }
