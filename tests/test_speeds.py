@@ -590,6 +590,7 @@ print("done")
 """
 
 
+@accelerated
 @pytest.mark.parametrize("action", ["[loop.call_soon(print) for _ in range(200)]", "loop._ready.clear()"])
 def test_the_ready_queue_may_change_while_it_is_copied(action):
     # In another process: what goes wrong is memory. Python 3.11 collects garbage in the middle of it, others later.
@@ -668,3 +669,145 @@ def test_threads_that_schedule_lose_nothing():
     assert len(ran) == 16_000
     for number in range(8):
         assert [index for who, index in ran if who == number] == list(range(2000))
+
+
+def test_a_timer_may_be_given_another_moment(loop):
+    # Python makes the new number where the old one was, if it can: as equal as that may look, it is another.
+    fired = []
+    timer = loop.call_at(loop.time() + 1000, fired.append, "timer")
+    was = id(timer._when)
+    timer._when = loop.time()
+    kept = []
+    for _ in range(1000):
+        kept.append(loop.time() + 0.01)
+        if id(kept[-1]) == was:
+            break
+    timer._when = kept[-1]
+    loop.call_later(0.05, loop.stop)
+    loop.run_forever()
+    assert fired
+
+
+def test_a_callback_that_cancels_its_handle_and_raises_is_reported_without_it(loop):
+    contexts = []
+    loop.set_exception_handler(lambda loop, context: contexts.append(context))
+
+    def callback():
+        handle.cancel()
+        raise ValueError("wrong")
+
+    handle = loop.call_soon(callback)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    (context,) = contexts
+    assert context["message"] == "Exception in callback None()"
+    assert context["handle"] is handle
+    assert str(context["exception"]) == "wrong"
+
+
+def test_a_handle_that_has_lost_its_loop_raises(loop):
+    def callback():
+        del handle._loop
+        raise ValueError("wrong")
+
+    handle = loop.call_soon(callback)
+    with pytest.raises(AttributeError):
+        loop.run_forever()
+
+
+LEAVES_NO_CONTEXT = """
+import asyncio, contextvars, ctypes
+import ffloop
+loop = {}.new_event_loop()
+loop.call_exception_handler = lambda told: print(told["exception"])
+context = contextvars.Context()
+loop.call_soon(lambda: ctypes.pythonapi.PyContext_Enter(ctypes.py_object(context)))
+loop.call_soon(print, "next")
+loop.call_soon(loop.stop)
+loop.run_forever()
+"""
+
+CALLS_HANDLES = """
+import ffloop
+loop = ffloop.new_event_loop()
+handle = None
+for _ in range(300_000):
+    handle = loop.call_soon(handle)
+loop._ready.clear()
+handle = None
+print("done")
+"""
+
+TIMERS_OF_SOMEBODY_ELSE = """
+import asyncio, gc
+import ffloop
+
+class Timer(asyncio.TimerHandle):
+    __slots__ = ()
+
+    @property
+    def _cancelled(self):
+        disturb()
+        return True
+
+    @_cancelled.setter
+    def _cancelled(self, value):
+        pass
+
+class Mixed:
+    _cancelled = False
+
+    @property
+    def _when(self):
+        disturb()
+        return 40.0
+
+def timers(count=300):
+    return [asyncio.TimerHandle(50.0 + number, print, (), loop) for number in range(count)]
+
+def takes_the_list():
+    loop._scheduled = []
+    gc.collect()
+
+def empties_the_list():
+    loop._scheduled.clear()
+    gc.collect()
+
+def changes_the_list():
+    for index, timer in enumerate(loop._scheduled):
+        if type(timer) is asyncio.TimerHandle:
+            loop._scheduled[index] = asyncio.TimerHandle(60.0, print, (), loop)
+
+def takes_the_timers():
+    loop._scheduled = None
+
+for disturb in takes_the_list, empties_the_list, changes_the_list, takes_the_timers:
+    for count in 3, 300:
+        for foreign in Timer(1.0, print, (), asyncio.new_event_loop()), Mixed():
+            for cancelled in 0, 1000:
+                loop = ffloop.new_event_loop()
+                loop._scheduled += [foreign, *timers(count), foreign]
+                loop._timer_cancelled_count = cancelled
+                loop.call_soon(loop.stop)
+                for action in loop.run_forever, lambda: loop.call_at(1.0, print):
+                    try:
+                        action()
+                    except Exception:
+                        pass
+                loop._scheduled = []
+                loop.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("module", ["asyncio", "ffloop"])
+@pytest.mark.skipif(platform.python_implementation() != "CPython", reason="about CPython's own C functions")
+def test_a_callback_that_leaves_another_context_behind_is_reported(module):
+    printed = python(LEAVES_NO_CONTEXT.format(module)).splitlines()
+    assert "context" in printed[0]
+    assert printed[1] == "next"
+
+
+@pytest.mark.parametrize("program", [CALLS_HANDLES, TIMERS_OF_SOMEBODY_ELSE], ids=["handles", "timers"])
+def test_a_program_that_abuses_what_asyncio_keeps_to_itself_crashes_nothing(program):
+    assert python(program).strip() == "done"

@@ -112,7 +112,7 @@ int handle_run(State *state, PyObject *handle);
 
 /* Behind a timer's slots: what its slot `_when` says. */
 typedef struct {
-  const PyObject *number; /* which object that is of; compared, never followed */
+  PyObject *number; /* which float that is of: held, so that no other takes its place in memory and is taken for it */
   double when;
 } Due;
 

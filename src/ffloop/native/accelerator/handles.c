@@ -84,6 +84,8 @@ static int clear(PyObject *handle) {
 #define CLEAR(offset) Py_CLEAR(SLOT(handle, offset))
   EACH_SLOT(is_timer, CLEAR);
 #undef CLEAR
+  if (is_timer)
+    Py_CLEAR(due_of(handle)->number);
   return 0;
 }
 
@@ -98,12 +100,11 @@ static int traverse(PyObject *handle, visitproc visit, void *arg) {
   return 0;
 }
 
-static void dealloc(PyObject *handle) {
+static void destroy(PyObject *handle) {
   PyTypeObject *type = Py_TYPE(handle);
   State *state = state_of(handle);
   int is_timer = is_a_timer(type);
 
-  PyObject_GC_UnTrack(handle);
   if (SLOT(handle, type->tp_weaklistoffset) != NULL)
     PyObject_ClearWeakRefs(handle);
   clear(handle);
@@ -115,6 +116,21 @@ static void dealloc(PyObject *handle) {
     PyObject_GC_Del(handle);
   }
   Py_DECREF(type);
+}
+
+static void dealloc(PyObject *handle) {
+  PyObject *callback = SLOT(handle, layout.callback);
+
+  PyObject_GC_UnTrack(handle);
+  if (callback == NULL || Py_TYPE(callback)->tp_dealloc != dealloc) {
+    destroy(handle);
+    return;
+  }
+  /* Somebody has scheduled a handle, by mistake. A chain of them is no reason for a recursion; whatever else a callback can be
+   * sees to that itself. */
+  Py_TRASHCAN_BEGIN(handle, dealloc)
+  destroy(handle);
+  Py_TRASHCAN_END
 }
 
 /* Frees what waits for its next use. */
@@ -136,7 +152,7 @@ void handles_clear_free(State *state) {
 static PyObject *cancel(PyObject *handle, PyObject *unused) {
   State *state = state_of(handle);
   PyObject *loop = SLOT(handle, layout.loop);
-  int plain = loop != NULL && PyObject_TypeCheck(loop, state->loop_type) && ((EventLoop *) loop)->debug == Py_False;
+  int plain = loop != NULL && state != NULL && PyObject_TypeCheck(loop, state->loop_type) && ((EventLoop *) loop)->debug == Py_False;
 
   (void) unused;
   if (SLOT(handle, layout.cancelled) == Py_True)
@@ -161,15 +177,20 @@ static PyObject *cancel(PyObject *handle, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
-/* Tells the loop's exception handler what a callback has raised: the exception that is set. */
-static int report(State *state, PyObject *handle, PyObject *callback, PyObject *args) {
+/* Tells the loop's exception handler what a callback has raised: the exception that is set. As asyncio does, it describes the handle as it
+ * is by now: one that was cancelled meanwhile has no callback. */
+static int report(State *state, PyObject *handle) {
   PyObject *exception = take_exception();
   PyObject *loop = SLOT(handle, layout.loop), *traceback = SLOT(handle, layout.source_traceback);
-  PyObject *source, *message = NULL, *context = NULL, *done = NULL;
+  PyObject *callback = SLOT(handle, layout.callback), *args = SLOT(handle, layout.args);
+  PyObject *source = NULL, *message = NULL, *context = NULL, *done = NULL;
 
   Py_XINCREF(loop);
-  source = PyObject_CallFunctionObjArgs(state->format_source, callback, args, NULL);
-  if (source != NULL && loop != NULL)
+  if (loop != NULL && callback != NULL && args != NULL)
+    source = PyObject_CallFunctionObjArgs(state->format_source, callback, args, NULL);
+  else
+    PyErr_SetString(PyExc_AttributeError, "the handle has lost an attribute");
+  if (source != NULL)
     message = PyUnicode_FromFormat("Exception in callback %U", source);
   if (message != NULL)
     context = Py_BuildValue("{sOsOsO}", "message", message, "exception", exception, "handle", handle);
@@ -221,15 +242,13 @@ int handle_run(State *state, PyObject *handle) {
   Py_INCREF(args);
   Py_INCREF(context);
   if (PyContext_Enter(context) < 0) {
-    status = report(state, handle, callback, args);
+    status = report(state, handle);
   } else {
     result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t) PyTuple_GET_SIZE(args), NULL);
+    /* Leaving the context fails when the callback has entered another one for good. */
+    if (PyContext_Exit(context) < 0 || result == NULL)
+      status = is_let_through() ? -1 : report(state, handle);
     Py_XDECREF(result);
-    /* With an exception set, leaving a context that was entered does not fail. */
-    if (PyContext_Exit(context) < 0)
-      status = -1;
-    else if (result == NULL)
-      status = is_let_through() ? -1 : report(state, handle, callback, args);
   }
   Py_DECREF(callback);
   Py_DECREF(args);

@@ -228,17 +228,26 @@ static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py
   return handle;
 }
 
+/* How many timers there are, -1 with an exception. */
+static inline Py_ssize_t count_timers(EventLoop *self) {
+  if (self->scheduled != NULL && PyList_CheckExact(self->scheduled))
+    return PyList_GET_SIZE(self->scheduled);
+  PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's timers away");
+  return -1;
+}
+
 /* Takes the reference to `when`. */
 static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
   State *state = self->state;
   PyObject *timer = handle_new(state, 1, (PyObject *) self, args[0], args + 1, nargs - 1, context);
 
-  if (timer == NULL) {
+  if (timer == NULL || count_timers(self) < 0) {
+    Py_XDECREF(timer);
     Py_DECREF(when);
     return NULL;
   }
   SLOT(timer, layout.when) = when;
-  due_of(timer)->number = when;
+  due_of(timer)->number = Py_NewRef(when);
   due_of(timer)->when = PyFloat_AS_DOUBLE(when);
   if (timers_push(state, self->scheduled, timer) < 0) {
     Py_DECREF(timer);
@@ -302,22 +311,26 @@ static int mark_unscheduled(EventLoop *self, PyObject *timer) {
   return PyObject_SetAttrString(timer, "_scheduled", Py_False);
 }
 
-/* Removes the cancelled timers at the head; all of them, when most are. */
-static int sweep(EventLoop *self) {
-  PyObject *heap = self->scheduled;
+/* Removes the cancelled timers at the head; all of them, when most are. The caller holds the heap: timers of somebody else's class, and
+ * what is freed with one of ours, can run any code. */
+static int sweep(EventLoop *self, PyObject *heap, double unused) {
   Py_ssize_t count = PyList_GET_SIZE(heap), i;
   int cancelled;
 
+  (void) unused;
   if (count > MANY_TIMERS && self->timer_cancelled_count > count / 2.0) {
     PyObject *kept = PyList_New(0);
 
     if (kept == NULL)
       return -1;
     for (i = 0; i < PyList_GET_SIZE(heap); i++) {
-      PyObject *timer = PyList_GET_ITEM(heap, i);
+      PyObject *timer = Py_NewRef(PyList_GET_ITEM(heap, i));
+      int status;
 
       cancelled = is_cancelled(self, timer);
-      if (cancelled < 0 || (cancelled ? mark_unscheduled(self, timer) : PyList_Append(kept, timer)) < 0) {
+      status = cancelled < 0 ? -1 : cancelled ? mark_unscheduled(self, timer) : PyList_Append(kept, timer);
+      Py_DECREF(timer);
+      if (status < 0) {
         Py_DECREF(kept);
         return -1;
       }
@@ -334,8 +347,8 @@ static int sweep(EventLoop *self) {
     PyObject *timer;
 
     cancelled = is_cancelled(self, PyList_GET_ITEM(heap, 0));
-    if (cancelled <= 0)
-      return cancelled;
+    if (cancelled <= 0 || PyList_GET_SIZE(heap) == 0)
+      return cancelled < 0 ? -1 : 0;
     self->timer_cancelled_count--;
     timer = timers_pop(self->state, heap);
     if (timer == NULL)
@@ -348,9 +361,8 @@ static int sweep(EventLoop *self) {
   return 0;
 }
 
-/* Queues the timers that are due before `end`. */
-static int queue_due(EventLoop *self, double end) {
-  PyObject *heap = self->scheduled;
+/* Queues the timers that are due before `end`. The caller holds the heap. */
+static int queue_due(EventLoop *self, PyObject *heap, double end) {
   double when;
 
   while (self->scheduled == heap && PyList_GET_SIZE(heap) > 0) {
@@ -359,7 +371,7 @@ static int queue_due(EventLoop *self, double end) {
 
     if (timers_when(self->state, PyList_GET_ITEM(heap, 0), &when) < 0)
       return -1;
-    if (when >= end)
+    if (when >= end || PyList_GET_SIZE(heap) == 0)
       return 0;
     timer = timers_pop(self->state, heap);
     if (timer == NULL)
@@ -372,6 +384,20 @@ static int queue_due(EventLoop *self, double end) {
       return -1;
   }
   return 0;
+}
+
+/* Does something with the timers, if there are any, and holds their list meanwhile. */
+static inline int with_timers(EventLoop *self, int (*work)(EventLoop *, PyObject *, double), double argument) {
+  Py_ssize_t count = count_timers(self);
+  PyObject *heap;
+  int status;
+
+  if (count <= 0)
+    return (int) count;
+  heap = Py_NewRef(self->scheduled);
+  status = work(self, heap, argument);
+  Py_DECREF(heap);
+  return status;
 }
 
 /* Whether the poll is our own queue's, and nobody stands in between. */
@@ -412,7 +438,9 @@ static int poll_in_python(EventLoop *self, double timeout) {
   char running = self->running;
 
   self->running = 0;
-  if (seconds != NULL)
+  if (self->selector == NULL) /* it was deleted */
+    PyErr_SetString(PyExc_AttributeError, "_selector");
+  else if (seconds != NULL)
     found = PyObject_CallMethodOneArg(self->selector, self->state->str_select, seconds);
   if (found != NULL)
     done = PyObject_CallMethodOneArg((PyObject *) self, self->state->str_process_events, found);
@@ -427,11 +455,14 @@ static int poll(EventLoop *self, int own) {
   int64_t timeout = -1;
   double seconds = -1;
   int found;
+  Py_ssize_t timers = count_timers(self);
 
+  if (timers < 0)
+    return -1;
   self->skipped = 0;
   if (self->ready->length > 0 || self->stopping != Py_False) {
     timeout = 0;
-  } else if (PyList_GET_SIZE(self->scheduled) > 0) {
+  } else if (timers > 0) {
     double when, now;
 
     if (timers_when(self->state, PyList_GET_ITEM(self->scheduled, 0), &when) < 0 ||
@@ -447,8 +478,10 @@ static int poll(EventLoop *self, int own) {
   found = queue_poll(self->queue, timeout);
   if (found == -1) {
     /* The rest of an older batch, which something has interrupted: it goes first. */
-    int there = PySequence_Contains((PyObject *) self->ready, self->batch);
+    PyObject *ready = Py_NewRef(self->ready);
+    int there = PySequence_Contains(ready, self->batch);
 
+    Py_DECREF(ready);
     if (there < 0 || (!there && ready_append_left(self->ready, self->batch) < 0))
       return -1;
   } else if (self->queue->active && ready_append(self->ready, self->batch) < 0) {
@@ -460,26 +493,19 @@ static int poll(EventLoop *self, int own) {
 /* One turn, of a loop that is in no debug mode and has all its own parts. */
 static int turn(EventLoop *self, int own) {
   int64_t moment;
-  double now;
+  double now = 0;
   Py_ssize_t count;
   int status = 0;
 
-  if (PyList_GET_SIZE(self->scheduled) > 0 && sweep(self) < 0)
+  if (with_timers(self, sweep, 0) < 0)
     return -1;
-  if (may_skip(self, own, &moment)) {
-    if (PyList_GET_SIZE(self->scheduled) > 0 && queue_due(self, (double) moment / 1e9 + self->clock_resolution) < 0)
-      return -1;
-  } else {
-    if (poll(self, own) < 0)
-      return -1;
-    if (self->scheduled == NULL || !PyList_CheckExact(self->scheduled)) {
-      PyErr_SetString(PyExc_RuntimeError, "the loop was closed by its own poll");
-      return -1;
-    }
-    if (PyList_GET_SIZE(self->scheduled) > 0 &&
-        (loop_time(self, own & PLAIN_TIME, &now) < 0 || queue_due(self, now + self->clock_resolution) < 0))
-      return -1;
-  }
+  if (may_skip(self, own, &moment))
+    now = (double) moment / 1e9;
+  else if (poll(self, own) < 0 || (count = count_timers(self)) < 0 ||
+           (count > 0 && loop_time(self, own & PLAIN_TIME, &now) < 0))
+    return -1;
+  if (with_timers(self, queue_due, now + self->clock_resolution) < 0)
+    return -1;
   self->running = 1;
   for (count = self->ready->length; count > 0 && status == 0; count--) {
     PyObject *handle = ready_pop_left(self->ready);

@@ -151,9 +151,10 @@ int queue_dispatch(Queue *queue, Py_ssize_t most) {
       Py_XDECREF(receiver);
       return -1;
     } else {
-      PyObject *exception = take_exception();
-      PyObject *done = exception != NULL ? PyObject_CallOneArg(queue->on_error, exception) : NULL;
+      PyObject *exception = take_exception(), *on_error = Py_NewRef(queue->on_error);
+      PyObject *done = exception != NULL ? PyObject_CallOneArg(on_error, exception) : NULL;
 
+      Py_DECREF(on_error);
       Py_XDECREF(exception);
       Py_XDECREF(done);
       if (done == NULL) {

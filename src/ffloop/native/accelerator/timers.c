@@ -34,12 +34,17 @@ int timers_when(State *state, PyObject *timer, double *when) {
   return *when == -1.0 && PyErr_Occurred() ? -1 : 0;
 }
 
+static int changed(void) {
+  PyErr_SetString(PyExc_RuntimeError, "the timers were changed while they were compared");
+  return -1;
+}
+
 /* Whether the list is what it was before numbers were compared. Of floats it always is; a number of somebody else's class
  * can run any code. Items are read without references of their own, so nothing may be done on a list that has changed. */
 static int is_same(PyObject *heap, PyObject **items, Py_ssize_t length) {
   if (((PyListObject *) heap)->ob_item == items && PyList_GET_SIZE(heap) == length)
     return 1;
-  PyErr_SetString(PyExc_RuntimeError, "the timers were changed while they were compared");
+  changed();
   return 0;
 }
 
@@ -57,6 +62,8 @@ static int rise(State *state, PyObject *heap, Py_ssize_t start, Py_ssize_t index
 
     if (!is_same(heap, items, length) || timers_when(state, items[above], &parents) < 0 || !is_same(heap, items, length))
       return -1;
+    if (items[index] != item)
+      return changed();
     if (!(when < parents))
       break;
     items[index] = items[above];
