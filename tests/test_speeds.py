@@ -170,6 +170,32 @@ async def test_a_chain_of_callbacks_does_not_starve_signals():
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
+FOREVER_IN_C = """
+import functools, threading
+import ffloop
+
+loop = ffloop.new_event_loop()
+again = functools.partial(print)
+again.__setstate__((loop.call_soon, (again,), {}, {}))
+running = threading.Event()
+
+def other():
+    running.wait()
+    loop.call_soon_threadsafe(loop.stop)
+
+threading.Thread(target=other, daemon=True).start()
+loop.call_soon(running.set)
+loop.call_soon(again)
+loop.run_forever()
+print("stopped")
+"""
+
+
+def test_a_chain_without_a_line_of_python_does_not_starve_threads():
+    # Nor does it here: Python lets other threads run between two bytecodes.
+    assert python(FOREVER_IN_C).strip() == "stopped"
+
+
 def test_a_chain_without_a_line_of_python_can_be_interrupted(loop):
     # Such a chain runs no bytecode between two callbacks, at which Python would look for signals.
     loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
@@ -346,8 +372,8 @@ def test_the_turns_of_a_run_follow_each_other_without_a_line_of_python():
         loop.run_forever()
     finally:
         sys.setprofile(None)
-    assert chain.count > 10
-    assert calls == [0]
+    assert calls[0] == 0
+    assert len(calls) <= 1 + chain.count / 100
     loop.close()
 
 

@@ -22,6 +22,10 @@ enum {
 /* While callbacks are ready, that many turns may pass without a look at the sockets, or so many ns. */
 enum { MOST_SKIPPED = 64, LONGEST_SKIPPED = 25000 };
 
+/* So many turns follow each other before run_forever() gets its turn: callbacks that are C throughout run no bytecode, and only between
+ * bytecodes does Python let other threads run. */
+enum { MOST_TURNS = 1000 };
+
 enum { MANY_TIMERS = 100 }; /* as in asyncio: cancelled timers are swept out when more than half of so many are */
 
 static const double LONGEST_WAIT = 24 * 3600; /* seconds, as in asyncio */
@@ -531,7 +535,7 @@ static int has_own_turn(EventLoop *self) {
 
 static PyObject *run_once(EventLoop *self, PyObject *unused) {
   char many = self->many, running = self->running;
-  int own = has_own_turn(self), status = 0;
+  int own = has_own_turn(self), status = 0, turns = 0;
 
   (void) unused;
   self->skipped = MOST_SKIPPED; /* a run begins with a poll, however short it is */
@@ -546,7 +550,7 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
   } else {
     while (own > 0 && status == 0) {
       status = turn(self, own);
-      if (!many || self->stopping != Py_False)
+      if (!many || self->stopping != Py_False || ++turns == MOST_TURNS)
         break;
       own = has_own_turn(self);
     }
