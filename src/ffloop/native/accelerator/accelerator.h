@@ -19,7 +19,12 @@
 #include "../ffloop.h"
 
 enum { MOST_TRANSPORT_SLOTS = 16 };
-enum { FREE_HANDLES = 512 }; /* how many dead handles of each type wait for their next use */
+/* How many dead handles of each type wait for their next use. None under AddressSanitizer, which is to see each one's end. */
+#ifdef __SANITIZE_ADDRESS__
+enum { FREE_HANDLES = 0 };
+#else
+enum { FREE_HANDLES = 512 };
+#endif
 
 /* Where the slots of Python's classes lie. The same in every interpreter of a process, and needed even when one ends and its modules are
  * gone: so it belongs to none. */
