@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses transports datagrams sendfile
-    servers tls connections unix loop runners""".split()
+ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses flow transports
+    datagram_receiving datagram_sending datagrams sendfile servers tls connections unix loop runners""".split()
 
 
 def imports(path, typing_only=False):
