@@ -14,7 +14,8 @@ PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
 ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses flow transports
-    datagram_receiving datagram_sending datagrams sendfile servers tls connections unix loop runners""".split()
+    datagram_state datagram_receiving datagram_sending datagrams sendfile servers tls connections unix loop
+    runners""".split()
 
 
 def imports(path, typing_only=False):

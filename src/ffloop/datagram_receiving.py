@@ -13,7 +13,7 @@ from typing import Any
 
 from . import uv
 from .core import is_entered
-from .flow import Flow
+from .datagram_state import State
 
 READ_SIZE = 256 * 1024
 """Bytes of a datagram that are received where libuv does not receive it: as many as asyncio's transports receive."""
@@ -22,27 +22,24 @@ ROUNDS = 32
 """Datagrams that are received from one watched socket in a turn at most."""
 
 # Looked up for every datagram.
-_PEER_SIZE = uv.PEER_SIZE
 _PEER_SHIFT = uv.PEER_SHIFT
 _OFFSET_MASK = (1 << _PEER_SHIFT) - 1
 
 
-class Receiving(Flow):
+class Receiving(State):
     """What a datagram transport does with what arrives."""
-
-    _udp: uv.Udp
-    _socket: socket.socket
-    _peers: uv.Peers
 
     def _begin_receiving(self) -> None:
         """Set up the half; `_start_reading` follows when the protocol knows the transport."""
-        # libuv cuts larger ones, and does not tell the length of other addresses.
-        internet = self._socket.family in (socket.AF_INET, socket.AF_INET6)
-        self._watched = self._socket.type != socket.SOCK_DGRAM or not internet
+        family = self._socket.family
+        datagrams = self._socket.type == socket.SOCK_DGRAM
+        self._unix = datagrams and family == getattr(socket, "AF_UNIX", None)
+        # What is neither is received by the socket: it alone knows those addresses.
+        self._watched = not self._unix and not (datagrams and family in (socket.AF_INET, socket.AF_INET6))
         self._names = self._peers.names
         self._region = self._loop._uv.region
-        self._context: contextvars.Context | None = None  # of what is received; None while nothing is to be
-        self._held: collections.deque[tuple[bytes | None, Any]] = collections.deque()  # what came while paused
+        self._context = None  # of what is received; None while nothing is to be
+        self._held = collections.deque()  # what came while paused
 
     def _start_reading(self) -> None:
         """Begin to deliver, in a copy of the context of this moment."""
@@ -58,8 +55,11 @@ class Receiving(Flow):
         try:
             if self._watched:
                 self._udp.watch(self._receive_ready)
+            elif self._unix:
+                self._udp.recv_unix_start(self._deliver)
             else:
                 self._udp.recv_start(self._deliver)
+            self._peer_size = self._udp.peer_size
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on datagram transport")
 
@@ -78,7 +78,7 @@ class Receiving(Flow):
         if nread >= 0:
             region = self._region
             place = payload >> _PEER_SHIFT
-            peer = region[place : place + _PEER_SIZE]
+            peer = region[place : place + self._peer_size]
             try:
                 name = self._names[peer]
             except KeyError:
@@ -89,6 +89,8 @@ class Receiving(Flow):
                 self._context.run(self._protocol.datagram_received, data, name)  # type: ignore[union-attr]
             except RuntimeError:
                 self._set_aside(data, name)
+        elif payload:
+            self._receive_ready(0, 0)
         else:
             try:
                 self._context.run(self._protocol.error_received, uv.os_error(nread))  # type: ignore[union-attr]
@@ -108,7 +110,7 @@ class Receiving(Flow):
         self._loop.call_soon(self._release)
 
     def _receive_ready(self, nread: int, payload: int) -> None:
-        """Receive what a watched socket has."""
+        """Receive what a watched socket has, or one that there was no room for."""
         for _ in range(ROUNDS):
             try:
                 data, name = self._socket.recvfrom(READ_SIZE)
@@ -136,7 +138,7 @@ class Receiving(Flow):
         if nread >= 0:
             data, peer = self._udp.received(nread, payload)
             self._held.append((data, self._peers.name(peer)))
-        else:
+        elif not payload:
             self._held.append((None, uv.os_error(nread)))
 
     def _release(self) -> None:

@@ -9,13 +9,12 @@ full kernel does not take waits until it does.
 import collections
 import contextvars
 import os
-import socket
 import sys
 from itertools import islice, takewhile
 from typing import Any
 
 from . import uv
-from .flow import Flow
+from .datagram_state import State
 from .transports import _as_bytes
 
 FLUSH_AT = 64 * 1024
@@ -36,35 +35,29 @@ _WATCHED_TWICE = sys.platform in ("linux", "win32")
 _NOBODY = object()
 
 
-class Sending(Flow):
+class Sending(State):
     """What a datagram transport does with what is to leave."""
-
-    _udp: uv.Udp
-    _socket: socket.socket
-    _peers: uv.Peers
-    _connected: bool
-    _context: contextvars.Context | None
-
-    def _lose(self, exc: BaseException | None) -> None:
-        raise NotImplementedError
 
     def _begin_sending(self, address: Any) -> None:
         """Set up the half. address: the only one that `sendto` is to accept; None for no such limit."""
-        self._buffer: collections.deque[tuple[bytes, Any, bytes | None]] = collections.deque()
+        self._buffer = collections.deque()
         self._size = 0
+        # Looking a method of a socket up costs a tenth of the call.
+        self._socket_send = self._socket.send
+        self._socket_sendto = self._socket.sendto
         # Whether the kernel is waited for; else the buffer is what this turn has queued.
         self._blocked = False
-        self._writable: _Writable | None = None  # while blocked
-        self._write_context: contextvars.Context | None = None
+        self._writable = None  # while blocked
+        self._write_context = None
         self._address = address
-        self._aim: Any = _NOBODY  # the last address that was sent to,
-        self._peer: bytes | None = None  # and what it is to libuv: b"" when connected, None when nothing
+        self._aim = _NOBODY  # the last address that was sent to,
+        self._peer = None  # and what it is to libuv: b"" when connected, None when nothing
         # Who answers one datagram with one needs no queue: after a turn that has sent one alone, the first that is sent
         # from within a batch of received records does not wait. A second one ends that.
         self._alone = False
         self._turns = self._loop._uv
         self._dirty = self._turns.dirty
-        self._last_batch: object = None
+        self._last_batch = None
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
         """Queue `data` to be sent to `addr` at the end of this turn of the loop.
@@ -78,22 +71,22 @@ class Sending(Flow):
         if addr is not self._aim and not self._take_aim(addr):
             return
         buffer = self._buffer
-        if self._alone and not buffer:
-            batch = self._turns._batch
-            if batch is not self._last_batch and batch is not None:
-                self._last_batch = batch
-                try:
-                    if self._connected:
-                        self._socket.send(data)
-                    else:
-                        self._socket.sendto(data, self._address or addr)
-                except BaseException as exc:
-                    self._on_send_error(exc, data, addr, soon=False)
-                return
-            if batch is not None:
-                self._alone = False
         size = len(data) + HEADER
         if not buffer:
+            if self._alone:
+                batch = self._turns._batch
+                if batch is not None:
+                    if batch is not self._last_batch:
+                        self._last_batch = batch
+                        try:  # as _send_now() does: this is the way of most datagrams
+                            if self._connected:
+                                self._socket_send(data)
+                            else:
+                                self._socket_sendto(data, self._address or addr)
+                        except BaseException as exc:
+                            self._on_send_error(exc, data, addr, soon=False)
+                        return
+                    self._alone = False
             if self._peer is None or size > self._flush_at or self._loop._thread_id is None:
                 self._send_now(data, addr)
                 return
@@ -125,7 +118,7 @@ class Sending(Flow):
             self._count_lost_write()
             return False
         self._peer = b"" if self._connected else self._peers.pack(self._address or addr)
-        if self._peer is not None and not self._conn_lost:
+        if not self._conn_lost:
             self._aim = addr
         return True
 
@@ -138,13 +131,7 @@ class Sending(Flow):
                 data, addr, _ = buffer.popleft()
                 self._size = 0
                 self._alone = True
-                try:
-                    if self._connected:
-                        self._socket.send(data)
-                    else:
-                        self._socket.sendto(data, self._address or addr)
-                except BaseException as exc:
-                    self._on_send_error(exc, data, addr, soon=True)
+                self._send_now(data, addr, True)
             elif _can_go_together(buffer[0]):
                 self._send_together()
             else:
@@ -176,9 +163,9 @@ class Sending(Flow):
     def _send_now(self, data: bytes, addr: Any, soon: bool = False) -> None:
         try:
             if self._connected:
-                self._socket.send(data)
+                self._socket_send(data)
             else:
-                self._socket.sendto(data, self._address or addr)
+                self._socket_sendto(data, self._address or addr)
         except BaseException as exc:
             self._on_send_error(exc, data, addr, soon)
 

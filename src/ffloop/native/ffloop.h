@@ -104,8 +104,14 @@ enum {
   FFLOOP_PEER_SHIFT = 32 /* where in a payload the offset of the sender begins */
 };
 
+/* The same for Unix sockets: the length of the path, and the path, which may hold zeros. */
+enum { FFLOOP_UNIX_PEER = 112, FFLOOP_UNNAMED = 0xffff };
+
+/* How ffloop_udp_recv_start receives. */
+enum { FFLOOP_RECV_INTERNET, FFLOOP_RECV_UNIX, FFLOOP_RECV_NOTHING };
+
 uv_handle_t *ffloop_udp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
-int ffloop_udp_recv_start(uv_handle_t *udp, int only_watch);
+int ffloop_udp_recv_start(uv_handle_t *udp, int way);
 int ffloop_udp_recv_stop(uv_handle_t *udp);
 int64_t ffloop_udp_try_send(uv_handle_t *udp, const char *data, const char *lengths, const char *peers, int count);
 

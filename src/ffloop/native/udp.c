@@ -4,12 +4,14 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #ifndef _WIN32
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #endif
 
@@ -18,7 +20,9 @@ enum {
    * and leaves out every second twenty. */
   TOGETHER = 20,
   /* libuv turns to other descriptors after as many. */
-  MOST_A_TURN = 32
+  MOST_A_TURN = 32,
+  /* As asyncio's transports receive: a longer one is cut. */
+  LARGEST_UNIX = 256 * 1024
 };
 
 /* uv_udp_open() sets SO_REUSEADDR, which asyncio does not: others could bind the same port, and take over its traffic. */
@@ -163,31 +167,101 @@ static void on_alloc_none(uv_handle_t *udp, size_t suggested, uv_buf_t *buf) {
   *buf = uv_buf_init(NULL, 0);
 }
 
+/* Whether `udp` is called in this turn for the first time; libuv asks for the error queue too. */
+static int is_first_call(uv_udp_t *udp) {
+  ffloop_loop *loop = FFLOOP_OF(udp);
+
+  if (loop->last_read == (uv_handle_t *) udp)
+    return 0;
+  loop->last_read = (uv_handle_t *) udp;
+  return 1;
+}
+
 static void on_readable(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, const struct sockaddr *name,
                         unsigned flags) {
+  (void) nread;
+  (void) buf;
+  (void) name;
+  (void) flags;
+  if (is_first_call(udp))
+    ffloop_append(FFLOOP_OF(udp), FFLOOP_TOKEN(udp), FFLOOP_DATAGRAM, 0, 0);
+}
+
+#ifdef __linux__
+/* Receives one Unix datagram into the region, with its sender behind it. Returns 0, an error, or UV_ENOBUFS when there is
+ * no room. */
+static int receive_unix(ffloop_loop *loop, int64_t token, int fd) {
+  size_t place = loop->region_used;
+  struct sockaddr_un name;
+  struct iovec into;
+  struct msghdr message;
+  ssize_t nread;
+  uint16_t length = FFLOOP_UNNAMED;
+  char *peer;
+
+  if (place + LARGEST_UNIX + FFLOOP_UNIX_PEER > loop->region_size || !ffloop_reserve(loop, 1))
+    return UV_ENOBUFS;
+  into.iov_base = loop->region + place;
+  into.iov_len = LARGEST_UNIX;
+  memset(&message, 0, sizeof message);
+  message.msg_name = &name;
+  message.msg_namelen = sizeof name;
+  message.msg_iov = &into;
+  message.msg_iovlen = 1;
+  do
+    nread = recvmsg(fd, &message, MSG_DONTWAIT);
+  while (nread == -1 && errno == EINTR);
+  if (nread == -1)
+    return uv_translate_sys_error(errno);
+  peer = loop->region + place + nread;
+  memset(peer, 0, FFLOOP_UNIX_PEER);
+  if (message.msg_namelen >= offsetof(struct sockaddr_un, sun_path)) {
+    /* The kernel counts the zero behind a path that fills all of its place. */
+    size_t known = message.msg_namelen < sizeof name ? message.msg_namelen : sizeof name;
+    length = (uint16_t) (known - offsetof(struct sockaddr_un, sun_path));
+    memcpy(peer + sizeof length, name.sun_path, length);
+  }
+  memcpy(peer, &length, sizeof length);
+  ffloop_append(loop, token, FFLOOP_DATAGRAM, nread, (int64_t) place | (int64_t) (place + (size_t) nread) << FFLOOP_PEER_SHIFT);
+  ffloop_use_region(loop, (size_t) nread + FFLOOP_UNIX_PEER);
+  return 0;
+}
+#endif
+
+/* libuv tells of a Unix datagram neither the length of the sender's address nor more than 64 KiB. */
+static void on_unix_readable(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, const struct sockaddr *name,
+                             unsigned flags) {
   ffloop_loop *loop = FFLOOP_OF(udp);
+  int status = UV_ENOBUFS;
+  int count = 0;
 
   (void) nread;
   (void) buf;
   (void) name;
   (void) flags;
-  if (loop->last_read == (uv_handle_t *) udp)
-    return; /* libuv asks for the error queue too */
-  loop->last_read = (uv_handle_t *) udp;
-  ffloop_append(loop, FFLOOP_TOKEN(udp), FFLOOP_DATAGRAM, 0, 0);
+  if (!is_first_call(udp))
+    return;
+#ifdef __linux__
+  do
+    status = receive_unix(loop, FFLOOP_TOKEN(udp), (int) ffloop_fileno((uv_handle_t *) udp));
+  while (status == 0 && ++count < MOST_A_TURN);
+#endif
+  if (status == UV_ENOBUFS ? count == 0 : status < 0 && status != UV_EAGAIN)
+    ffloop_append(loop, FFLOOP_TOKEN(udp), FFLOOP_DATAGRAM, status, status == UV_ENOBUFS);
 }
 
-/* Receives into the region. With `only_watch` datagrams stay in the kernel, and one record comes in every turn in which
- * there are some. */
-int ffloop_udp_recv_start(uv_handle_t *udp, int only_watch) {
+/* Receives in one of three ways: IPv4 and IPv6 into the region; Unix datagrams likewise, where a record of UV_ENOBUFS and
+ * a payload of 1 says that there was no room for even one, and that the caller had better receive it by itself;
+ * FFLOOP_RECV_NOTHING leaves all in the kernel, and one record comes in every turn in which there is something. */
+int ffloop_udp_recv_start(uv_handle_t *udp, int way) {
   int status = ffloop_check_open(udp);
 
   if (status != 0)
     return status;
   uv_udp_recv_stop((uv_udp_t *) udp);
-  if (only_watch)
-    return uv_udp_recv_start((uv_udp_t *) udp, on_alloc_none, on_readable);
-  return uv_udp_recv_start((uv_udp_t *) udp, on_alloc, on_recv);
+  if (way == FFLOOP_RECV_INTERNET)
+    return uv_udp_recv_start((uv_udp_t *) udp, on_alloc, on_recv);
+  return uv_udp_recv_start((uv_udp_t *) udp, on_alloc_none, way == FFLOOP_RECV_UNIX ? on_unix_readable : on_readable);
 }
 
 int ffloop_udp_recv_stop(uv_handle_t *udp) {

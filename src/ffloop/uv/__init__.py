@@ -21,7 +21,7 @@ from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
 from .tcp import Tcp
 from .timer import Timer
-from .udp import PEER_SHIFT, PEER_SIZE, Peers, Udp
+from .udp import PEER_SHIFT, Peers, Udp
 
 __all__ = [
     "CAN_WATCH",
@@ -30,7 +30,6 @@ __all__ = [
     "EOF",
     "ONCE",
     "PEER_SHIFT",
-    "PEER_SIZE",
     "READABLE",
     "RENAMED",
     "WRITABLE",

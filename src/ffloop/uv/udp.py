@@ -1,6 +1,7 @@
 """Datagram sockets (https://docs.libuv.org/en/v1.x/udp.html), and the addresses that go with datagrams."""
 
 import array
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from .loop import Loop
 PEER = struct.Struct("=HHII16s")
 """A `ffloop_peer`: family, port, flow information, scope, host."""
 
-PEER_SIZE = PEER.size
+UNIX_PEER = struct.Struct(f"=H{lib.FFLOOP_UNIX_PEER - 2}s")
+"""The same for Unix datagrams: the length of the path, and the path."""
 
 PEER_SHIFT: int = lib.FFLOOP_PEER_SHIFT
 """Where in a datagram's payload the offset of its sender begins; below it is the offset of its bytes."""
@@ -26,7 +28,7 @@ class Udp(Handle):
     """A datagram socket. It owns its descriptor: `close()` closes it."""
 
     KINDS = (lib.FFLOOP_DATAGRAM,)
-    __slots__ = ("on_close",)
+    __slots__ = ("on_close", "peer_size")
 
     def __init__(self, loop: Loop, fd: int) -> None:
         """Take over `fd`, a datagram socket of any family: from here on only `close()` closes it.
@@ -36,6 +38,8 @@ class Udp(Handle):
         super().__init__(loop, lib.ffloop_udp_open, fd)
         self.on_close: Callable[[], object] | None = None
         """Called before the descriptor is closed: for whoever has borrowed it."""
+        self.peer_size = PEER.size
+        """Bytes that tell who has sent a datagram."""
 
     def recv_start(self, callback: Callable[[int, int], object]) -> None:
         """Call `callback(nread, payload)` for each datagram that arrives. For IPv4 and IPv6 only.
@@ -43,16 +47,26 @@ class Udp(Handle):
         nread is the number of bytes (0 for an empty datagram; `received` gives them, and the sender), or the
         negative status of an error, after which receiving goes on. Raises `OSError`.
         """
-        check(lib.ffloop_udp_recv_start(self._pointer(), False))
+        check(lib.ffloop_udp_recv_start(self._pointer(), lib.FFLOOP_RECV_INTERNET))
+        self.peer_size = PEER.size
+        self.on_recv(callback)
+
+    def recv_unix_start(self, callback: Callable[[int, int], object]) -> None:
+        """The same for Unix datagrams, of 256 KiB at most; longer ones are cut.
+
+        A negative status with a payload other than 0 says that there was no room: receive from the socket instead.
+        """
+        check(lib.ffloop_udp_recv_start(self._pointer(), lib.FFLOOP_RECV_UNIX))
+        self.peer_size = UNIX_PEER.size
         self.on_recv(callback)
 
     def watch(self, callback: Callable[[int, int], object]) -> None:
         """Call `callback(0, 0)` in every turn in which the socket has something to tell.
 
         In the place of `recv_start`, for what libuv does not receive whole: addresses of other families have a
-        length that it does not pass on, and Unix datagrams can be larger than its buffers. Raises `OSError`.
+        length that it does not pass on. Raises `OSError`.
         """
-        check(lib.ffloop_udp_recv_start(self._pointer(), True))
+        check(lib.ffloop_udp_recv_start(self._pointer(), lib.FFLOOP_RECV_NOTHING))
         self.on_recv(callback)
 
     def on_recv(self, callback: Callable[[int, int], object]) -> None:
@@ -67,7 +81,7 @@ class Udp(Handle):
         """Return a record's datagram, and its sender as `Peers` reads it. Valid until the next poll."""
         region = self._loop.region
         offset, peer = payload & _OFFSET_MASK, payload >> PEER_SHIFT
-        return region[offset : offset + nread], region[peer : peer + PEER_SIZE]
+        return region[offset : offset + nread], region[peer : peer + self.peer_size]
 
     def try_send(self, datagrams: Sequence[bytes], peers: Sequence[bytes] | None) -> tuple[int, int]:
         """Send `datagrams`, of 64 KiB at most, in as few system calls as the system allows.
@@ -109,6 +123,8 @@ class Peers:
 
     def name(self, peer: bytes) -> Any:
         """Return the address that `socket.recvfrom` gives for `peer`."""
+        if len(peer) == UNIX_PEER.size:
+            return self._unix_name(peer)
         family, port, flowinfo, scope_id, host = PEER.unpack(peer)
         name: tuple[Any, ...]
         if family == socket.AF_INET:
@@ -121,6 +137,17 @@ class Peers:
             self.names.clear()
         self.names[peer] = name
         self._remember(name, peer)  # it is going to be answered
+        return name
+
+    def _unix_name(self, peer: bytes) -> str | bytes | None:
+        length, path = UNIX_PEER.unpack(peer)
+        name: str | bytes | None = None
+        if length != lib.FFLOOP_UNNAMED:
+            # One that begins with a zero is no path of a file: such names are bytes, and have as many as they have.
+            name = path[:length] if length and not path[0] else os.fsdecode(path.partition(b"\0")[0])
+        if len(self.names) >= self.LIMIT:
+            self.names.clear()
+        self.names[peer] = name
         return name
 
     def pack(self, name: Any) -> bytes | None:
