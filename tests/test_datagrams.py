@@ -493,6 +493,45 @@ async def test_a_unix_datagram_of_200_kib_arrives_whole(tmp_path):
     await closed(server, client)
 
 
+async def test_large_unix_datagrams_to_several_endpoints_all_arrive_in_order(tmp_path):
+    # More than the region holds in one turn: some endpoints find no room in it.
+    paths = [str(tmp_path / f"{number}") for number in range(3)]
+    servers = [await endpoint(family=socket.AF_UNIX, local_addr=path) for path in paths]
+    for path in paths:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            for number in range(3):
+                sender.sendto(bytes([number]) * 140_000, path)
+    for _, protocol in servers:
+        await until(lambda protocol=protocol: len(protocol.received) == 3)
+        assert [(len(data), data[0], addr) for data, addr in protocol.received] == [
+            (140_000, number, None) for number in range(3)
+        ]
+    await closed(*(transport for transport, _ in servers))
+
+
+async def test_a_unix_endpoint_that_pauses_inside_a_batch_loses_nothing(tmp_path):
+    server, protocol = await endpoint(family=socket.AF_UNIX, local_addr=str(tmp_path / "server"))
+    got = []
+
+    def pause_at_once(data, addr):
+        got.append((data, addr))
+        server.pause_reading()
+
+    protocol.datagram_received = pause_at_once
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.bind(b"\0ffloop-pausing-%d" % os.getpid())
+        for number in range(5):
+            sender.sendto(b"%d" % number, str(tmp_path / "server"))
+        for number in range(5):
+            await until(lambda number=number: len(got) == number + 1)
+            await asyncio.sleep(0)
+            assert len(got) == number + 1
+            server.resume_reading()
+        assert got == [(b"%d" % number, sender.getsockname()) for number in range(5)]
+    await closed(server)
+
+
 @pytest.mark.parametrize("kind", ["unnamed", "abstract", "abstract with zeros", "bytes that are no text"])
 async def test_unix_senders_are_named_as_recvfrom_names_them(tmp_path, kind):
     server, protocol = await endpoint(family=socket.AF_UNIX, local_addr=str(tmp_path / "server"))

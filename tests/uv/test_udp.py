@@ -306,6 +306,74 @@ def test_a_watched_socket_is_told_of_once_a_turn_and_read_by_the_program(loop):
     right.close()
 
 
+def unix_receiver(loop, sock):
+    """The same as `receiver`, for Unix datagrams; what there was no room for is None."""
+    udp = uv.Udp(loop, os.dup(sock.fileno()))
+    peers = uv.Peers(socket.AF_UNIX)
+    got = []
+
+    def on_recv(nread, payload):
+        if nread >= 0:
+            data, peer = udp.received(nread, payload)
+            got.append((data, peers.name(peer)))
+        else:
+            got.append(None if payload else uv.os_error(nread))
+
+    udp.recv_unix_start(on_recv)
+    return udp, got
+
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Unix datagrams are left to the program")
+
+
+@ON_LINUX
+def test_unix_datagrams_of_every_size_arrive_whole_and_in_order(loop):
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    udp, got = unix_receiver(loop, left)
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    sent = [bytes([number]) * size for number, size in enumerate([1, 0, 200_000, 64, 65, 0, 50_000, 3])]
+    for data in sent:
+        right.send(data)
+    run_until(loop, lambda: len(got) == len(sent))
+    assert got == [(data, None) for data in sent]
+    udp.close()
+    left.close()
+    right.close()
+
+
+@ON_LINUX
+def test_a_full_region_leaves_unix_datagrams_in_the_kernel_and_says_so(loop):
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    receivers = [unix_receiver(loop, left) for left, _ in pairs]
+    for _, right in pairs:
+        right.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for number in range(3):
+            right.send(bytes([number]) * 140_000)
+    assert loop.poll(1) > 0
+    loop.dispatch()
+    # The first one has taken what there is room for; for none at all is told to whom it happens.
+    assert sorted((len(got), got[0] is None) for _, got in receivers) == [(1, True), (2, False)]
+    run_until(loop, lambda: all(len(got) >= 3 for _, got in receivers))
+    for _, got in receivers:
+        assert [data[0] for data, _ in filter(None, got)] == [0, 1, 2]
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def test_many_datagrams_after_many_single_ones_are_received_together_again(loop):
+    udp, name, got = receiver(loop)
+    with bound() as sender:
+        for number in range(100):
+            sender.sendto(b"x", name)
+            run_until(loop, lambda number=number: len(got) == number + 1)
+        for number in range(100):
+            sender.sendto(b"%d" % number, name)
+        polls = run_until(loop, lambda: len(got) == 200)
+    assert [data for data, _ in got[100:]] == [b"%d" % number for number in range(100)]
+    assert polls <= 15 + 4
+
+
 def test_a_stopped_handle_receives_no_more_and_a_started_one_what_has_come_since(loop):
     udp, name, got = receiver(loop)
     udp.recv_stop()

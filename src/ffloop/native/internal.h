@@ -22,7 +22,8 @@ struct ffloop_loop {
   size_t peers;           /* senders noted behind the region in the current batch */
   size_t offered;         /* of last_read, where it receives datagrams: how many were asked for, */
   size_t taken;           /* how many of those came, */
-  size_t taken_in_turn;   /* and how many came altogether */
+  size_t taken_in_turn;   /* how many came altogether, */
+  size_t most;            /* and how many may */
   int polling;            /* a thread is inside uv_run */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */

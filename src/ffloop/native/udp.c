@@ -25,6 +25,33 @@ enum {
   LARGEST_UNIX = 256 * 1024
 };
 
+/* A socket, and whether it pays to look for a second datagram in a turn. Where each is answered before the next one comes,
+ * it never does: what was looked for in vain is looked for again only after 1, 3, 7 and then 15 turns with one each. */
+typedef struct {
+  uv_udp_t uv; /* first: libuv and handles.c know nothing of the rest */
+  unsigned char in_vain; /* how often in a row a second one was looked for in vain, up to 4 */
+  unsigned char skip;    /* in so many turns one is taken and no second one looked for */
+} ffloop_udp;
+
+/* How many datagrams this turn may take. */
+static size_t most_in_turn(ffloop_udp *udp) {
+  if (udp->skip == 0)
+    return MOST_A_TURN;
+  udp->skip--;
+  return 1;
+}
+
+/* Notes what a turn that was not told to take only one has found. */
+static void learn(ffloop_udp *udp, size_t taken) {
+  if (taken > 1) {
+    udp->in_vain = 0;
+    return;
+  }
+  if (udp->in_vain < 4)
+    udp->in_vain++;
+  udp->skip = (unsigned char) ((1 << udp->in_vain) - 1);
+}
+
 /* uv_udp_open() sets SO_REUSEADDR, which asyncio does not: others could bind the same port, and take over its traffic. */
 static int open_as_it_is(uv_udp_t *udp, uv_os_sock_t fd) {
 #if UV_VERSION_HEX >= 0x013400
@@ -53,9 +80,10 @@ uv_handle_t *ffloop_udp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *
   if (!ffloop_is_fd(fd))
     return NULL;
   *error = UV_ENOMEM;
-  udp = ffloop_handle_new(UV_UDP, token);
+  udp = calloc(1, sizeof(ffloop_udp));
   if (udp == NULL)
     return NULL;
+  udp->data = (void *) (intptr_t) token;
   *error = uv_udp_init_ex(&loop->uv, (uv_udp_t *) udp, AF_UNSPEC | UV_UDP_RECVMMSG);
   if (*error != 0) {
     free(udp);
@@ -117,14 +145,21 @@ static void on_alloc(uv_handle_t *udp, size_t slot, uv_buf_t *buf) {
   /* libuv reports UV_ENOBUFS for this, and keeps watching: what there is stays in the kernel for the next turn. */
   *buf = uv_buf_init(NULL, 0);
   if (loop->last_read == udp) {
+    if (loop->taken_in_turn >= loop->most)
+      return;
     /* When less came than was asked for, asking again is a system call for nothing. That the last word of a turn is no
      * also keeps libuv from the socket's error queue, which is the program's. */
-    if (loop->taken < loop->offered || loop->taken_in_turn >= MOST_A_TURN)
+    if (loop->taken < loop->offered) {
+      learn((ffloop_udp *) udp, loop->taken_in_turn);
       return;
+    }
   } else {
     loop->last_read = udp;
     loop->taken_in_turn = 0;
+    loop->most = most_in_turn((ffloop_udp *) udp);
   }
+  if (slots > loop->most)
+    slots = loop->most;
   if (slots > room / slot)
     slots = room / slot;
   if (slots > FFLOOP_PEERS - loop->peers)
@@ -233,7 +268,7 @@ static void on_unix_readable(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, 
                              unsigned flags) {
   ffloop_loop *loop = FFLOOP_OF(udp);
   int status = UV_ENOBUFS;
-  int count = 0;
+  size_t count = 0;
 
   (void) nread;
   (void) buf;
@@ -242,9 +277,14 @@ static void on_unix_readable(uv_udp_t *udp, ssize_t nread, const uv_buf_t *buf, 
   if (!is_first_call(udp))
     return;
 #ifdef __linux__
+  int fd = (int) ffloop_fileno((uv_handle_t *) udp);
+  size_t most = most_in_turn((ffloop_udp *) udp);
+
   do
-    status = receive_unix(loop, FFLOOP_TOKEN(udp), (int) ffloop_fileno((uv_handle_t *) udp));
-  while (status == 0 && ++count < MOST_A_TURN);
+    status = receive_unix(loop, FFLOOP_TOKEN(udp), fd);
+  while (status == 0 && ++count < most);
+  if (most > 1)
+    learn((ffloop_udp *) udp, count);
 #endif
   if (status == UV_ENOBUFS ? count == 0 : status < 0 && status != UV_EAGAIN)
     ffloop_append(loop, FFLOOP_TOKEN(udp), FFLOOP_DATAGRAM, status, status == UV_ENOBUFS);
