@@ -253,6 +253,32 @@ async def test_data_of_the_wrong_type_is_refused():
     await closed(server, client)
 
 
+async def test_a_memoryview_with_gaps_ends_the_endpoint():
+    server, protocol, client, client_protocol = await pair()
+    errors = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+    client.sendto(b"before")
+    client.sendto(memoryview(b"abcdef")[::2])
+    client.sendto(b"after")
+    error = await client_protocol.lost
+    assert isinstance(error, BufferError)
+    assert [(context["message"], context["exception"]) for context in errors] == [
+        ("Fatal write error on datagram transport", error)
+    ]
+    await until(lambda: protocol.received)
+    await asyncio.sleep(0.01)
+    assert [data for data, _ in protocol.received] == [b"before"]
+    await closed(server)
+
+
+async def test_a_memoryview_of_other_items_than_bytes_is_sent_as_bytes():
+    server, protocol, client, _ = await pair()
+    client.sendto(memoryview(b"abcdefgh").cast("I"))
+    await until(lambda: protocol.received)
+    assert protocol.received[0][0] == b"abcdefgh"
+    await closed(server, client)
+
+
 async def test_a_buffer_that_is_changed_after_sendto_is_sent_as_it_was():
     server, protocol, client, _ = await pair()
     data = bytearray(b"before")
@@ -1004,6 +1030,33 @@ async def test_pausing_inside_a_batch_keeps_the_rest_of_it_until_resumed(tmp_pat
         await until(lambda: len(protocol.received) == 7)
     assert [data for data, _ in protocol.received] == [b"%d" % number for number in range(7)]
     await closed(transport)
+
+
+@pytest.mark.parametrize("unix", [False, True])
+async def test_what_was_kept_comes_after_what_is_scheduled_when_reading_goes_on(tmp_path, unix):
+    loop = asyncio.get_running_loop()
+    if unix:
+        server, protocol = await endpoint(family=socket.AF_UNIX, local_addr=str(tmp_path / "server"))
+        name = str(tmp_path / "server")
+    else:
+        server, protocol = await endpoint()
+        name = server.get_extra_info("sockname")
+    order = []
+
+    def received(data, addr):
+        order.append(data)
+        server.pause_reading()
+
+    protocol.datagram_received = received
+    with socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"one", name)
+        sender.sendto(b"two", name)
+        await until(lambda: order)
+        server.resume_reading()
+        loop.call_soon(order.append, "scheduled")
+        await until(lambda: len(order) == 3)
+    assert order == [b"one", "scheduled", b"two"]
+    await closed(server)
 
 
 async def test_abort_loses_the_connection_once_and_without_an_exception(no_leaks):

@@ -2,6 +2,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -143,3 +145,30 @@ def test_closing_the_loop_removes_its_handlers(loop):
     loop.add_signal_handler(signal.SIGUSR1, print)
     loop.close()
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+AT_THE_END = """
+import asyncio, signal, sys
+
+loop = {"asyncio": asyncio.SelectorEventLoop, "ffloop": __import__("ffloop").new_event_loop}[sys.argv[1]]()
+loop.add_signal_handler(signal.SIGUSR1, print)
+
+
+class Last:
+    def __del__(self, loop=loop, sys=sys):
+        assert sys.is_finalizing()
+        loop.close()
+        print("closed", loop.is_closed(), flush=True)
+
+
+last = Last()
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="objects are not finalized at the end of others")
+@pytest.mark.parametrize("name", ["asyncio", "ffloop"])
+def test_a_loop_that_is_closed_while_the_interpreter_ends_warns_that_its_handlers_stay(name):
+    command = [sys.executable, "-W", "always", "-c", AT_THE_END, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "closed True\n", done.stderr
+    assert "on interpreter shutdown stage, skipping signal handlers removal" in done.stderr

@@ -47,7 +47,8 @@ class Receiving(State):
             return
         self._context = contextvars.copy_context()
         if self._held:
-            self._loop.call_soon(self._release)
+            # After what the caller is going to schedule in this turn, as if it came with the next poll.
+            self._loop.call_soon(self._loop.call_soon, self._release)
         else:
             self._receive()
 

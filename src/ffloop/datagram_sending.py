@@ -64,10 +64,11 @@ class Sending(State):
 
         addr: None or the peer's own on a connected endpoint. A copy is taken of what is not `bytes`. Raises
         `TypeError` for what is not bytes-like, `ValueError` for somebody else's address. What the system has to
-        object goes to the protocol's `error_received`.
+        object goes to the protocol's `error_received`. A memoryview with gaps ends the endpoint, as none is sent.
         """
         if data.__class__ is not bytes:
-            data = _as_bytes(data, "bytes-like")
+            self._sendto_copy(data, addr)
+            return
         if addr is not self._aim and not self._take_aim(addr):
             return
         buffer = self._buffer
@@ -105,6 +106,15 @@ class Sending(State):
             self._maybe_pause_protocol()
         elif self._size > self._flush_at:
             self._flush()
+
+    def _sendto_copy(self, data: Any, addr: Any) -> None:
+        copy = _as_bytes(data, "bytes-like")
+        if not isinstance(data, memoryview) or data.c_contiguous or self._blocked:
+            self.sendto(copy, addr)
+        elif addr is self._aim or self._take_aim(addr):
+            self._flush()
+            error = BufferError("memoryview: underlying buffer is not C-contiguous")
+            self._fatal_error(error, "Fatal write error on datagram transport")
 
     def _take_aim(self, addr: Any) -> bool:
         """Find out who `addr` is, and remember it where the next datagram may go there too.

@@ -12,7 +12,9 @@ import inspect
 import os
 import signal
 import socket
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -117,6 +119,8 @@ class Signals(Readers):
     def close(self) -> None:
         """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""
         if not self.is_running() and not self.is_closed():
+            if sys.is_finalizing():
+                self._skip_signal_handlers()
             for sig in list(self._signal_handlers):
                 try:
                     self.remove_signal_handler(sig)
@@ -128,6 +132,17 @@ class Signals(Readers):
             for end in self._signal_pair:
                 end.close()
             self._signal_pair = None
+
+    def _skip_signal_handlers(self) -> None:
+        """Leave the handlers as they are: the interpreter ends, and sets signals no more."""
+        if self._signal_handlers:
+            self._signal_handlers.clear()
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
 
     def _check_signal(self, sig: int) -> None:
         if not isinstance(sig, int):
