@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 from asyncio import unix_events
+from collections.abc import Callable
 from typing import Any
 
 from .readers import Readers
@@ -91,23 +92,21 @@ class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type:
     """The writing end of one of them."""
 
 
+def _maker(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def make(
+        loop: asyncio.AbstractEventLoop,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Any:
+        return kind(loop, pipe, protocol, waiter, extra)
+
+    return make
+
+
 class Pipes(Readers):
     """The part of the loop that makes transports for pipes."""
 
-    def _make_read_pipe_transport(
-        self,
-        pipe: Any,
-        protocol: asyncio.BaseProtocol,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> Any:
-        return ReadPipeTransport(self, pipe, protocol, waiter, extra)
-
-    def _make_write_pipe_transport(
-        self,
-        pipe: Any,
-        protocol: asyncio.BaseProtocol,
-        waiter: asyncio.Future[None] | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> Any:
-        return WritePipeTransport(self, pipe, protocol, waiter, extra)
+    _make_read_pipe_transport = _maker(ReadPipeTransport)
+    _make_write_pipe_transport = _maker(WritePipeTransport)
