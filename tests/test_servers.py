@@ -37,6 +37,42 @@ async def test_a_server_serves_many_connections_at_once(no_leaks):
     await asyncio.sleep(0.02)
 
 
+async def test_many_connections_after_single_ones_are_all_served(no_leaks):
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        for number in range(40):
+            assert await exchange(address, b"%d" % number) == b"%d" % number
+        for _ in range(2):
+            answers = await asyncio.gather(*(exchange(address, b"%d" % number) for number in range(90)))
+            assert answers == [b"%d" % number for number in range(90)]
+    await asyncio.sleep(0.02)
+
+
+async def test_a_listening_socket_may_accept_in_its_own_way(no_leaks):
+    class Greeting(socket.socket):
+        def accept(self):
+            connection, address = super().accept()
+            connection.send(b"accepted ")
+            return connection, ("somebody", 1)
+
+    names = []
+
+    async def tell_name(reader, writer):
+        names.append(writer.get_extra_info("peername"))
+        await echo(reader, writer)
+
+    sock = Greeting()
+    sock.bind(("127.0.0.1", 0))
+    async with await asyncio.start_server(tell_name, sock=sock) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"hello")
+        assert await reader.readexactly(14) == b"accepted hello"
+        writer.close()
+        await writer.wait_closed()
+    await asyncio.sleep(0.02)
+    assert names == [("somebody", 1)]
+
+
 @pytest.mark.asyncio(loop_factories=["asyncio", "ffloop"] if sys.version_info >= (3, 15) else ["ffloop"])
 async def test_each_connection_has_a_copy_of_the_context_that_its_server_was_made_in():
     variable = contextvars.ContextVar("variable", default="unset")

@@ -7,13 +7,14 @@ import asyncio
 import contextvars
 import itertools
 import socket
+import weakref
 from asyncio.log import logger
 from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .servers import ProtocolFactory, Server, Servers, check_ssl_timeouts
+from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import check_ssl_socket, name_of
 from .tls import SSLProtocol
 from .transports import StreamTransport
@@ -27,7 +28,7 @@ class Connections(Servers):
 
     def _make_socket_transport(
         self,
-        sock: socket.socket,
+        sock: Connection,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None = None,
         *,
@@ -54,12 +55,12 @@ class Connections(Servers):
             except OSError:
                 pass  # a stream that knows no Nagle's algorithm
         transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
-        self._transports[fd] = transport
+        self._transports[fd] = weakref.ref(transport)
         return transport
 
     def _make_ssl_transport(
         self,
-        rawsock: socket.socket,
+        rawsock: Connection,
         protocol: asyncio.BaseProtocol,
         sslcontext: "ssl_module.SSLContext | None",
         waiter: asyncio.Future[None] | None = None,

@@ -232,7 +232,7 @@ class Datagrams(Readers):
         except BaseException:
             udp.close()
             raise
-        self._transports[udp.fileno()] = transport
+        self._transports[udp.fileno()] = weakref.ref(transport)
         if keep:
-            self._transports[sock.fileno()] = transport
+            self._transports[sock.fileno()] = weakref.ref(transport)
         return transport

@@ -104,7 +104,8 @@ class Readers(Core):
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
         self._watches: dict[int, Watch] = {}
-        self._transports: weakref.WeakValueDictionary[int, asyncio.BaseTransport] = weakref.WeakValueDictionary()
+        self._transports: dict[int, weakref.ref[asyncio.BaseTransport]] = {}
+        """By descriptor. One that has gone stays until the number has another: there are no more than descriptors."""
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Call `callback(*args)` whenever `fd` (a number, or an object with `fileno()`) can be read.
@@ -137,7 +138,8 @@ class Readers(Core):
         self._watches.clear()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
-        transport = self._transports.get(_fileno(fd))
+        known = self._transports.get(_fileno(fd))
+        transport = known() if known is not None else None
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 

@@ -31,6 +31,11 @@ OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
+Connection = socket.SocketType
+"""What `socket.socket` derives from: a descriptor and its calls."""
+
+Acceptor = Callable[[], tuple[Connection, Any]]
+
 
 class Server(asyncio.Server):
     """What `create_server` returns: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.Server.
@@ -61,8 +66,11 @@ class Server(asyncio.Server):
         }
         self._serving = False
         self._serving_forever: asyncio.Future[None] | None = None
-        # Weak, so that a transport that nobody closed is still found out when it goes.
-        self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        # By their ids. Weak, so that a transport that nobody closed is still found out when it goes, and then detaches
+        # itself. A WeakSet would do the same, and take a tenth of a connection's time.
+        self._clients: dict[int, weakref.ref[Any]] = {}
+        self._in_vain = 0  # how often in a row a second connection was looked for in vain, up to 4
+        self._skip = 0  # in so many turns one is accepted, and no second one looked for
         self._waiters: list[asyncio.Future[None]] | None = []  # None: closed, and nobody is connected
 
     def __repr__(self) -> str:
@@ -123,12 +131,12 @@ class Server(asyncio.Server):
 
     def close_clients(self) -> None:
         """Close every connection that is open, after what was written to it was sent."""
-        for transport in list(self._clients):
+        for transport in self._connected():
             transport.close()
 
     def abort_clients(self) -> None:
         """Close every connection that is open, at once."""
-        for transport in list(self._clients):
+        for transport in self._connected():
             transport.abort()
 
     async def wait_closed(self) -> None:
@@ -149,18 +157,26 @@ class Server(asyncio.Server):
 
     def _watch(self, sock: socket.socket) -> None:
         if self._sockets is not None and sock in self._sockets:
-            self._loop._add_reader(sock, self._accept, sock)
+            self._loop._add_reader(sock, self._accept, sock, _acceptor(sock))
 
-    def _accept(self, sock: socket.socket) -> None:
+    def _accept(self, sock: socket.socket, accept: Acceptor) -> None:
         """Accept what waits, but no more than fits the queue: others want their turn."""
-        for _ in range(self._backlog + 1):
+        most = self._backlog + 1
+        if self._skip:
+            self._skip -= 1
+            most = 1
+        for count in range(most):
             if sock.fileno() == -1:
                 return  # a protocol's factory has closed the server
             try:
-                connection, address = sock.accept()
+                connection, address = accept()
             except ConnectionAbortedError:
                 continue  # that one has gone; others may wait
             except (BlockingIOError, InterruptedError):
+                # Where connections come one by one, looking for a second one finds nothing: then it is looked for after
+                # 1, 3, 7 and at last 15 turns with one each.
+                self._in_vain = min(self._in_vain + 1, 4) if count < 2 else 0
+                self._skip = (1 << self._in_vain) - 1
                 return
             except OSError as exc:
                 if exc.errno not in OUT_OF_RESOURCES:
@@ -179,13 +195,12 @@ class Server(asyncio.Server):
             context = self._context.copy()
             context.run(self._connect, connection, address, context)
 
-    def _connect(self, connection: socket.socket, address: Any, context: contextvars.Context) -> None:
+    def _connect(self, connection: Connection, address: Any, context: contextvars.Context) -> None:
         loop = self._loop
         protocol: Any = None
         transport: Any = None
         waiter: asyncio.Future[None] | None = None
         try:
-            connection.setblocking(False)
             protocol = self._protocol_factory()
             extra = {"peername": address}
             if self._ssl_context is None:
@@ -229,11 +244,15 @@ class Server(asyncio.Server):
             facts["transport"] = transport
         self._loop.call_exception_handler(facts)
 
+    def _connected(self) -> list[Any]:
+        found = [client() for client in list(self._clients.values())]
+        return [transport for transport in found if transport is not None]
+
     def _attach(self, transport: Any) -> None:
-        self._clients.add(transport)
+        self._clients[id(transport)] = weakref.ref(transport)
 
     def _detach(self, transport: Any) -> None:
-        self._clients.discard(transport)
+        self._clients.pop(id(transport), None)
         if not self._clients and self._sockets is None:
             self._wake_up()
 
@@ -242,6 +261,28 @@ class Server(asyncio.Server):
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _acceptor(sock: socket.socket) -> Acceptor:
+    """Return what accepts a connection on `sock`; it is blocking yet.
+
+    `socket.accept()` looks the family up by name each time, and makes an object that is only to be taken apart. It is
+    called all the same where a program has an own version of it.
+    """
+    if type(sock).accept is not socket.socket.accept:
+        return sock.accept
+    family, kind, protocol = int(sock.family), int(sock.type), sock.proto
+    accept, connection = sock._accept, socket.SocketType  # type: ignore[attr-defined]
+
+    def accept_bare() -> tuple[Connection, Any]:
+        fd, address = accept()
+        try:
+            return connection(family, kind, protocol, fd), address
+        except BaseException:
+            socket.close(fd)
+            raise
+
+    return accept_bare
 
 
 class Servers(Sockets, Resolver):
