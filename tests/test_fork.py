@@ -40,8 +40,9 @@ async def child():
     loop.add_signal_handler(signal.SIGUSR1, caught.set)
     os.kill(os.getpid(), signal.SIGUSR1)
     await caught.wait()
-    writer.close()
+    writer.write_eof()  # and the other side ends before this one
     assert await reader.read() == b""
+    writer.close()
 
 async def main():
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
@@ -65,8 +66,9 @@ async def main():
     right.send(b"x")
     await readable.wait()
     await loop.run_in_executor(None, time.sleep, 0.01)
-    writer.close()
+    writer.write_eof()  # and the other side ends before this one
     assert await reader.read() == b""
+    writer.close()
     print("fine")
 
 ffloop.run(main())
