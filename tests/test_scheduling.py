@@ -555,3 +555,11 @@ def test_a_patched_select_sees_that_another_thread_has_scheduled_something(loop)
     loop._selector.select = select
     loop.run_forever()
     assert seen[-1] == (None, True)
+
+
+def test_what_a_loop_has_fits_into_the_object_itself():
+    # CPython keeps 30 attributes there. With one more, all of them, asyncio's included, move to a dictionary.
+    loop = ffloop.new_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    assert len(vars(loop)) <= 30
+    loop.close()

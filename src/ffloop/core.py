@@ -41,6 +41,14 @@ elif accelerator is not None:
     class Turns(accelerator.EventLoop, asyncio.BaseEventLoop):
         """`BaseEventLoop`, with call_soon() and its kin and the turn in C."""
 
+        def run_forever(self):
+            """Run until `stop()` is called. Meanwhile, and only then, turns follow each other in C."""
+            many, self._many = self._many, True
+            try:
+                super().run_forever()
+            finally:
+                self._many = many
+
 else:
     Queue = uv.Loop
     Turns = asyncio.BaseEventLoop
@@ -97,7 +105,11 @@ class Selector:
 
 
 class Core(Turns):
-    """`asyncio.BaseEventLoop` with libuv for a selector."""
+    """`asyncio.BaseEventLoop` with libuv for a selector.
+
+    CPython keeps up to 30 attributes inside of an object, asyncio's included, and reads them faster than those of a
+    dictionary. So what few programs need is a class's until it is set.
+    """
 
     _ready: "deque[asyncio.Handle]"
     _scheduled: list[asyncio.TimerHandle]
@@ -105,14 +117,10 @@ class Core(Turns):
     _debug: bool
     _check_closed: Callable[[], None]
     _check_running: Callable[[], None]
-    _many: bool
-    """Whether run_forever() is under way: the accelerator's turns follow each other then. No attribute of the class: it
-    would stand in front of the accelerator's."""
 
     def __init__(self) -> None:
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
-        self._many = False
         try:
             self._uv = Queue()
         except BaseException:
@@ -123,8 +131,7 @@ class Core(Turns):
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
-        self._dispatch_one = partial(self._uv.dispatch, 1)
-        self._single = Batch(self, self._dispatch_one, self._last_callback)
+        self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)
         if accelerator is not None:
             self._accelerate(self._uv, self._selector, self._batch, Core._process_events, Core._write_to_self)
 
@@ -137,7 +144,7 @@ class Core(Turns):
                 self._ready.appendleft(self._batch)
         elif asyncio.Handle._run is not HANDLE_RUN:
             # A tool times each callback, or looks at it: it gets to see those of I/O too.
-            self._ready.extend(Record(self, self._dispatch_one, self._last_callback) for _ in range(event_list + 1))
+            self._ready.extend(Record(self, self._single._run, self._last_callback) for _ in range(event_list + 1))
         elif self._debug:
             # What an interrupted batch has left would hand out the first of these before its turn.
             while self._single in self._ready:
@@ -162,11 +169,9 @@ class Core(Turns):
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
-        many, self._many = self._many, True
         try:
             super().run_forever()
         finally:
-            self._many = many
             self._uv.flush()
 
     def close(self) -> None:

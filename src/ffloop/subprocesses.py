@@ -269,10 +269,8 @@ class SubprocessTransport(asyncio.SubprocessTransport):
 class Subprocesses(Pipes):
     """The part of the loop that starts children and learns of their end."""
 
-    def __init__(self) -> None:
-        """Raises `OSError` when the system has no descriptors or no memory left."""
-        self._pidfds: set[int] = set()  # before anything that can fail, and closes the loop then
-        super().__init__()
+    _pidfds: frozenset[int] = frozenset()
+    """What tells of the ends of children."""
 
     async def _make_subprocess_transport(
         self,
@@ -314,20 +312,21 @@ class Subprocesses(Pipes):
             )
             waiting.start()
         else:
-            self._pidfds.add(pidfd)
+            self._pidfds |= {pidfd}
             self._add_reader(pidfd, self._child_ended, pidfd, pid, callback)
 
     def _child_ended(self, pidfd: int, pid: int, callback: Callable[[int | None], object]) -> None:
         self._remove_reader(pidfd)
-        self._pidfds.discard(pidfd)
+        self._pidfds -= {pidfd}
         os.close(pidfd)
         callback(_reap(pid, os.WNOHANG))
 
     def close(self) -> None:
         """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""
         super().close()
-        while self._pidfds:
-            os.close(self._pidfds.pop())
+        pidfds, self._pidfds = self._pidfds, frozenset()
+        for pidfd in pidfds:
+            os.close(pidfd)
 
 
 def _reap(pid: int, options: int) -> int | None:

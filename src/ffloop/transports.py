@@ -93,7 +93,10 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
     _start_tls_compatible = True
-    _ended = False  # connection_lost() was called
+
+    if not TYPE_CHECKING:
+        # StreamTransport below says where the attributes are: some in the accelerator's part, where there is one.
+        __slots__ = ()
 
     _loop: Any
     _extra: dict[str, Any]
@@ -136,6 +139,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._conn_lost = 0  # counts writes after the connection was lost; the first is the loss itself
         self._closing = False
         self._paused = False
+        self._ended = False  # connection_lost() was called
         self.set_protocol(protocol)
         if server is not None:
             server._attach(self)
@@ -750,16 +754,59 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             self._server._detach(self)
 
 
-if not TYPE_CHECKING and accelerator is not None and hasattr(accelerator, "Stream"):
+# Slots take half the memory of a dictionary, and CPython specialises looking them up, which it does not in a dictionary
+# beside slots: asyncio's classes have some. There is a dictionary all the same, made when a program keeps something there.
+_PER_PACKET = (
+    "_first",
+    "_more",
+    "_more_size",
+    "_writing",
+    "_refusal",
+    "_conn_lost",
+    "_flush_at",
+    "_protocol",
+    "_context",
+    "_own_context",
+    "_stream",
+)
+_RARE = (
+    "_region",
+    "_dirty",
+    "_rest",
+    "_resuming",
+    "_server",
+    "_socket",
+    "_held",
+    "_eof",
+    "_empty_waiter",
+    "_closing",
+    "_paused",
+    "_ended",
+    "_protocol_connected",
+    "_buffered",
+    "__dict__",
+    "__weakref__",
+)
+
+if TYPE_CHECKING:
+    StreamTransport = PureStreamTransport
+
+elif accelerator is not None and hasattr(accelerator, "Stream"):
 
     class StreamTransport(accelerator.Stream, PureStreamTransport):
         """`PureStreamTransport`, with what runs per packet in C."""
+
+        __slots__ = _RARE
 
         _deliver_in_python = PureStreamTransport._deliver_record
         _fill_in_python = PureStreamTransport._fill_record
 
 else:
-    StreamTransport = PureStreamTransport
+
+    class StreamTransport(PureStreamTransport):
+        """`PureStreamTransport`, with its attributes."""
+
+        __slots__ = _PER_PACKET + _RARE
 
 
 def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from asyncio.log import logger
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .connections import Connections
@@ -23,11 +24,8 @@ Path = str | bytes | os.PathLike[str]
 class UnixSockets(Connections):
     """The part of the loop that makes connections and servers on Unix sockets."""
 
-    def __init__(self) -> None:
-        """Raises `OSError` when the system has no descriptors or no memory left."""
-        super().__init__()
-        self._unix_inodes: dict[socket.socket, int] = {}
-        """The listening sockets whose file goes when they are closed, and that file's inode."""
+    _unix_inodes: Mapping[socket.socket, int] = {}
+    """The listening sockets whose file goes when they are closed, and that file's inode."""
 
     async def create_unix_connection(
         self,
@@ -102,7 +100,7 @@ class UnixSockets(Connections):
             name = sock.getsockname()
             if name and name[0] not in (0, "\0"):
                 try:
-                    self._unix_inodes[sock] = os.stat(name).st_ino
+                    self._unix_inodes = {**self._unix_inodes, sock: os.stat(name).st_ino}
                 except FileNotFoundError:
                     pass
         return await self._serve_sockets(
@@ -110,11 +108,13 @@ class UnixSockets(Connections):
         )
 
     def _stop_serving(self, sock: socket.socket) -> None:
-        inode = self._unix_inodes.pop(sock, None)
-        path = sock.getsockname() if inode is not None else None
-        super()._stop_serving(sock)
-        if path is None:
+        inode = self._unix_inodes.get(sock)
+        if inode is None:
+            super()._stop_serving(sock)
             return
+        self._unix_inodes = {other: known for other, known in self._unix_inodes.items() if other is not sock}
+        path = sock.getsockname()
+        super()._stop_serving(sock)
         try:
             # Another server may have put its own in the place meanwhile.
             if os.stat(path).st_ino == inode:

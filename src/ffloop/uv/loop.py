@@ -128,6 +128,7 @@ class Loop:
     def _open_queue(self) -> None:
         self.callbacks: dict[int, Callable[[int, int], object]] = {}
         """Who gets the status and the payload of a record, by the record's key."""
+        self._find = self.callbacks.get
         self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
         self.backlog: Sized = ()
@@ -238,7 +239,7 @@ class Loop:
         if batch is None:
             return
         records = batch if most is None else islice(batch, most)
-        find = self.callbacks.get
+        find = self._find
         key = 0
         callback = None
         while True:
