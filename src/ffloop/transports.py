@@ -755,7 +755,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
 
 # Slots take half the memory of a dictionary, and CPython specialises looking them up, which it does not in a dictionary
-# beside slots: asyncio's classes have some. There is a dictionary all the same, made when a program keeps something there.
+# beside slots: asyncio's classes have some. There is one all the same, made when a program keeps something in it.
 _PER_PACKET = (
     "_first",
     "_more",
