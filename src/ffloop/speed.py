@@ -16,7 +16,8 @@ def _choose() -> ModuleType | None:
     name = f"{__package__}._speed"
     try:
         return importlib.import_module(name)
-    except ImportError as exc:
+    except Exception as exc:
+        # It looks for parts of asyncio that no documentation promises: a Python that has changed them still has a loop.
         # Without one that was built there is nothing to tell: so it is on PyPy, or without a compiler.
         if not isinstance(exc, ModuleNotFoundError) or exc.name != name:
             warnings.warn(f"ffloop runs without its accelerator: {exc}", RuntimeWarning, stacklevel=3)
