@@ -16,6 +16,7 @@ Three things differ from a selector transport inside, and must not show outside:
 import asyncio
 import contextvars
 import socket
+import sys
 import threading
 import warnings
 import weakref
@@ -119,7 +120,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         context: what the protocol's methods run in, all of them; None for a copy of the one of this moment.
         """
         self._first = b""  # what was written since the last flush: most turns write once, and need no list
-        self._more: list[bytes] = []
+        self._more: list[bytes] | None = None
         self._more_size = 0
         self._writing = False  # a write is in flight: what the kernel would not take at once
         self._resuming = False  # resume_writing() is running
@@ -132,7 +133,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._own_context = contextvars.copy_context() if context is None else context
         self._context: contextvars.Context | None = None  # the same, but None while nothing is to be received
         self._socket: BorrowedSocket | None = None
-        self._held: list[tuple[int, bytes]] = []  # what came while nobody was to have it: status, bytes
+        self._held: list[tuple[int, bytes]] | None = None  # what came while nobody was to have it
         self._eof = False
         self._refusal: str | None = None  # why nothing may be written
         self._empty_waiter: asyncio.Future[None] | None = None  # of a sendfile() in progress
@@ -294,13 +295,18 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
     def _hold_record(self, nread: int, offset: int) -> None:
         if nread and not self._closing:
-            self._held.append((nread, self._region[offset : offset + nread] if nread > 0 else b""))
+            self._keep(nread, self._region[offset : offset + nread] if nread > 0 else b"")
+
+    def _keep(self, nread: int, data: bytes, index: int = sys.maxsize) -> None:
+        if self._held is None:
+            self._held = []
+        self._held.insert(index, (nread, data))
 
     def _set_aside(self, nread: int, data: bytes) -> None:
         """Keep what came for a protocol that runs the loop from `data_received`, until that has returned."""
         self._stream.read_stop()
         self._stream.on_read(self._hold_record)
-        self._held.append((nread, data))
+        self._keep(nread, data)
         self._loop.call_soon(self._release)
 
     def _release(self) -> None:
@@ -377,7 +383,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
                 return
         elif size < len(data):
             # Held before the protocol runs: what a poll from inside of it receives comes after this.
-            self._held.insert(0, (len(data) - size, bytes(data[size:])))
+            self._keep(len(data) - size, bytes(data[size:]), 0)
             self._stream.on_read(self._hold_record)
         try:
             protocol.buffer_updated(size)
@@ -427,6 +433,8 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             self._count_lost_write()
             return
         if self._first:
+            if self._more is None:
+                self._more = []
             self._more.append(data)
             self._more_size += len(data)
             size = len(self._first) + self._more_size
@@ -648,7 +656,8 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             return
         self._closing = True
         self._stop_reading()
-        self._held.clear()
+        if self._held:
+            self._held.clear()
         self._flush()
         if not self._writing and not self._conn_lost:
             self._conn_lost += 1
@@ -664,12 +673,13 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._conn_lost:
             return
         self._first = b""
-        self._more.clear()
+        self._more = None
         self._more_size = 0
         self._rest = b""
         self._closing = True
         self._stop_reading()
-        self._held.clear()
+        if self._held:
+            self._held.clear()
         self._conn_lost += 1
         self._loop.call_soon(self._enter, self._call_connection_lost, exc)
 

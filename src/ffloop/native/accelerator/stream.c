@@ -18,7 +18,7 @@ enum {
 /* What of a transport is kept here, behind the slots that asyncio's class has. */
 typedef struct {
   PyObject *first;       /* written since the last flush: bytes, b"" for nothing */
-  PyObject *more;        /* what was written after it: a list */
+  PyObject *more;        /* what was written after it: a list, None before there was any */
   PyObject *refusal;     /* why nothing may be written, None if it may */
   PyObject *protocol, *context, *own_context;
   PyObject *stream;      /* the uv.Stream, whose descriptor it is */
@@ -180,6 +180,19 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
   Py_ssize_t size = PyBytes_GET_SIZE(data);
   int status = 0;
 
+  if (PyBytes_GET_SIZE(part->first) > 0 && (part->more == NULL || part->more == Py_None)) {
+    PyObject *list = PyList_New(0);
+
+    if (list == NULL) {
+      Py_DECREF(data);
+      return -1;
+    }
+    /* Up to Python 3.11 this can begin a collection of garbage, whose finalizers may write, or flush. */
+    if (part->more == NULL || part->more == Py_None)
+      Py_XSETREF(part->more, list);
+    else
+      Py_DECREF(list);
+  }
   if (PyBytes_GET_SIZE(part->first) > 0) {
     status = PyList_Append(part->more, data);
     Py_DECREF(data);
@@ -219,7 +232,7 @@ static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t na
   data = PyBytes_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyObject_CallMethod(self, "_as_bytes", "(O)", args[0]);
   if (data == NULL)
     return NULL;
-  if (part->refusal != Py_None || part->first == NULL || part->more == NULL || !PyBytes_CheckExact(data)) {
+  if (part->refusal != Py_None || part->first == NULL || !PyBytes_CheckExact(data)) {
     Py_DECREF(data);
     PyErr_SetObject(PyExc_RuntimeError, part->refusal != NULL ? part->refusal : Py_None);
     return NULL;
