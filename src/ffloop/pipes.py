@@ -87,6 +87,10 @@ class _Polite:
 class ReadPipeTransport(_Polite, unix_events._UnixReadPipeTransport):  # type: ignore[misc,name-defined]
     """The reading end of a pipe, a FIFO, a terminal or another character device, or a socket."""
 
+    # Bytes read at a time: what a pipe holds, if nobody has set more. For asyncio's 256 KiB the allocator may map and
+    # unmap memory each time, which takes several times as long as the read.
+    max_size = 64 * 1024
+
 
 class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type: ignore[misc,name-defined]
     """The writing end of one of them."""

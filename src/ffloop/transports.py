@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
-READ_SIZE = 256 * 1024
-"""Bytes read at a time, of what does not go through the region: as many as asyncio's selector transports read."""
+READ_SIZE = 112 * 1024
+"""Bytes read at a time, of what does not go through the region. From 128 KiB on, all of a bytes object counted, glibc may
+map and unmap memory each time, which costs more than a second read."""
 
 LARGE = 32 * 1024
 """A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
