@@ -39,8 +39,10 @@ FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
 READ_SIZE = 112 * 1024
-"""Bytes read at a time, of what does not go through the region. With 128 KiB, all of a bytes object counted, glibc begins
-to map and unmap memory each time, which costs more than a second read."""
+"""Bytes read at a time, of what does not go through the region.
+
+Less than what glibc may map and unmap memory for each time, 128 KiB: that costs more than a second read.
+"""
 
 LARGE = 32 * 1024
 """A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
