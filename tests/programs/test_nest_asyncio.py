@@ -164,12 +164,16 @@ loop.run_until_complete(main())
 
 def test_a_paused_writer_may_run_the_loop_from_resume_writing(names):
     code = """
+import socket
+
 class Writer(asyncio.Protocol):
     def __init__(self):
         self.left, self.nested, self.writable = 40, 0, True
 
     def connection_made(self, transport):
         self.transport = transport
+        # However much the system would keep for a connection, the protocol is paused many times.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         self.go_on()
 
     def go_on(self):
@@ -184,23 +188,24 @@ class Writer(asyncio.Protocol):
 
     def resume_writing(self):
         self.writable = True
-        if self.nested < 5:
+        if self.left and self.nested < 5:
             self.nested += 1
             self.transport.write(b"")
             loop.run_until_complete(asyncio.sleep(0.01))
         self.go_on()
 
 async def main():
-    server = await loop.create_server(Writer, "127.0.0.1", 0)
+    protocol = Writer()
+    server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     data = await asyncio.wait_for(reader.read(), 20)
-    print(data == b"".join(b"%05d" % n * 20_000 for n in range(39, -1, -1)))
+    print(data == b"".join(b"%05d" % n * 20_000 for n in range(39, -1, -1)), protocol.nested)
     writer.close()
     server.close()
 
 loop.run_until_complete(main())
 """
-    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True\nend\n"
+    assert run_python(START + code + END, *names, quiet=is_ffloop(names)) == "True 5\nend\n"
 
 
 def test_datagrams_that_come_inside_of_datagram_received_are_not_lost(names):
