@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import signal
 import socket
 import sys
 import warnings
@@ -12,6 +13,10 @@ import pytest
 import pytest_asyncio
 
 import ffloop
+
+# Whoever starts the tests in the background of a shell script has them ignore Ctrl-C, which tests send to children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "ffloop": ffloop.new_event_loop}
 
