@@ -518,6 +518,38 @@ def test_timers_of_one_moment_run_as_heapq_has_them(loop):
     assert ran == [heapq.heappop(model).number for _ in range(500)]
 
 
+@pytest.mark.parametrize(("due", "later"), [(63, 5), (64, 0), (500, 0), (500, 300), (100, 2000)])
+@pytest.mark.parametrize("odd", [None, "a tie", "asyncio's own", "cancelled"])
+def test_many_timers_that_are_due_at_once_run_in_order_and_the_others_wait(loop, due, later, odd):
+    choose = random.Random(due + later)
+    now, ran, timers = loop.time(), [], {}
+    numbers = list(range(-due + 1, later + 1))
+    choose.shuffle(numbers)
+    for number in numbers:
+        timers[number] = loop.call_at(now + number * (60 if number > 0 else 1e-4), ran.append, number)
+    expected = list(range(-due + 1, 1))
+    if odd == "a tie":
+        loop.call_at(timers[-20].when(), lambda: None)
+    elif odd == "asyncio's own":
+        foreign = asyncio.TimerHandle(timers[0].when() + 1e-7, ran.append, ("foreign",), loop)
+        foreign._scheduled = True
+        heapq.heappush(loop._scheduled, foreign)
+        expected.append("foreign")
+    elif odd == "cancelled":
+        for number in range(-due + 1, 1, 3):
+            timers[number].cancel()
+            expected.remove(number)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert ran == expected
+    assert all(timer._scheduled == (number > 0) for number, timer in timers.items())
+    heap = [timer.when() for timer in loop._scheduled]
+    assert all(heap[(index - 1) // 2] <= heap[index] for index in range(1, len(heap)))
+    assert sorted(heap) == [timers[number].when() for number in range(1, later + 1)]
+    for timer in timers.values():
+        timer.cancel()
+
+
 def test_timers_that_were_cancelled_in_numbers_leave_the_heap(loop):
     kept, ran = [], []
     moment = loop.time() + 60

@@ -93,6 +93,13 @@ typedef struct {
 
 extern struct PyModuleDef speed_module;
 
+/* Asks for what is read soon, of a large number of objects that lie anywhere. */
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void) (address))
+#endif
+
 #define SLOT(object, offset) (*(PyObject **) ((char *) (object) + (offset)))
 
 /* ready.c: the queue of what is ready to run. */
@@ -105,8 +112,14 @@ typedef struct {
 extern PyType_Spec ready_spec;
 PyObject *ready_new(State *state);
 int ready_append(Ready *ready, PyObject *item);
+int ready_reserve(Ready *ready, Py_ssize_t more); /* so many appends will not fail; -1 without an exception */
 int ready_append_left(Ready *ready, PyObject *item);
 PyObject *ready_pop_left(Ready *ready); /* NULL without an exception when empty */
+
+/* The item at `index`, borrowed, of more than so many. */
+static inline PyObject *ready_peek(const Ready *ready, Py_ssize_t index) {
+  return ready->items[(ready->head + index) & (ready->size - 1)];
+}
 
 /* handles.c: handles and timer handles, and how they run. */
 int handles_add_types(PyObject *module, State *state);
@@ -114,6 +127,7 @@ void handles_clear_free(State *state);
 PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
                      PyObject *context);
 int handle_run(State *state, PyObject *handle);
+void handles_prefetch(State *state, const Ready *ready);
 
 /* Behind a timer's slots: what its slot `_when` says. */
 typedef struct {
@@ -128,6 +142,7 @@ static inline Due *due_of(PyObject *timer) {
 /* timers.c: the heap of asyncio, `_scheduled`, with the order that heapq would give it. */
 int timers_push(State *state, PyObject *heap, PyObject *timer);
 PyObject *timers_pop(State *state, PyObject *heap);
+int timers_move_many(State *state, PyObject *heap, double end, Ready *ready);
 int timers_heapify(State *state, PyObject *heap);
 int timers_when(State *state, PyObject *timer, double *when);
 

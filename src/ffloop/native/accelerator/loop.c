@@ -369,6 +369,8 @@ static int sweep(EventLoop *self, PyObject *heap, double unused) {
 static int queue_due(EventLoop *self, PyObject *heap, double end) {
   double when;
 
+  if (timers_move_many(self->state, heap, end, self->ready) < 0)
+    return -1;
   while (self->scheduled == heap && PyList_GET_SIZE(heap) > 0) {
     PyObject *timer;
     int status;
@@ -516,6 +518,7 @@ static int turn(EventLoop *self, int own) {
 
     if (handle == NULL)
       break; /* something has run the loop from a callback */
+    handles_prefetch(self->state, self->ready);
     status = handle == self->batch ? queue_dispatch(self->queue, -1) : handle_run(self->state, handle);
     Py_DECREF(handle);
   }

@@ -9,16 +9,13 @@ static Py_ssize_t position(const Ready *ready, Py_ssize_t index) {
   return (ready->head + index) & (ready->size - 1);
 }
 
-/* Doubles the ring. */
-static int grow(Ready *ready) {
-  Py_ssize_t size = ready->size ? 2 * ready->size : FIRST_SIZE;
+/* Makes the ring so large. -1 without an exception. */
+static int resize(Ready *ready, Py_ssize_t size) {
   PyObject **items = PyMem_New(PyObject *, (size_t) size);
   Py_ssize_t i;
 
-  if (items == NULL) {
-    PyErr_NoMemory();
+  if (items == NULL)
     return -1;
-  }
   for (i = 0; i < ready->length; i++)
     items[i] = ready->items[position(ready, i)];
   PyMem_Free(ready->items);
@@ -26,6 +23,21 @@ static int grow(Ready *ready) {
   ready->size = size;
   ready->head = 0;
   return 0;
+}
+
+static int grow(Ready *ready) {
+  if (resize(ready, ready->size ? 2 * ready->size : FIRST_SIZE) == 0)
+    return 0;
+  PyErr_NoMemory();
+  return -1;
+}
+
+int ready_reserve(Ready *ready, Py_ssize_t more) {
+  Py_ssize_t size = ready->size ? ready->size : FIRST_SIZE;
+
+  while (size - ready->length < more)
+    size *= 2;
+  return size == ready->size ? 0 : resize(ready, size);
 }
 
 PyObject *ready_new(State *state) {

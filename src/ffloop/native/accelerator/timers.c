@@ -5,6 +5,8 @@
  */
 #include "accelerator.h"
 
+enum { FEW_DUE = 64 }; /* fewer are taken out of the heap one by one */
+
 /* When the timer is due, in seconds of the loop's clock. Of a timer of ours the number is beside the slot as well, as long as the slot has
  * the object that it is of: a large heap is many cache misses, and this saves every second one. */
 int timers_when(State *state, PyObject *timer, double *when) {
@@ -82,16 +84,13 @@ static int sink(State *state, PyObject *heap, Py_ssize_t index) {
   while ((child = 2 * index + 1) < length) {
     PyObject *moved;
 
-#ifdef __GNUC__
     /* The timers of the next step, while this one compares. */
     if (2 * child + 4 < length) {
-      __builtin_prefetch(due_of(items[2 * child + 1]));
-      __builtin_prefetch(due_of(items[2 * child + 2]));
-      __builtin_prefetch(due_of(items[2 * child + 3]));
-      __builtin_prefetch(due_of(items[2 * child + 4]));
+      PREFETCH(due_of(items[2 * child + 1]));
+      PREFETCH(due_of(items[2 * child + 2]));
+      PREFETCH(due_of(items[2 * child + 3]));
+      PREFETCH(due_of(items[2 * child + 4]));
     }
-#endif
-
     if (child + 1 < length) {
       if (timers_when(state, items[child], &left) < 0 || !is_same(heap, items, length) ||
           timers_when(state, items[child + 1], &right) < 0 || !is_same(heap, items, length))
@@ -143,4 +142,119 @@ int timers_heapify(State *state, PyObject *heap) {
       return -1;
   }
   return 0;
+}
+
+/* Many that are due at once */
+
+typedef struct {
+  double when;
+  Py_ssize_t index; /* in the heap */
+} Entry;
+
+typedef struct {
+  Entry *entries;
+  Py_ssize_t count, size;
+} Entries;
+
+static int compare_entries(const void *one, const void *other) {
+  double a = ((const Entry *) one)->when, b = ((const Entry *) other)->when;
+
+  return (a > b) - (a < b);
+}
+
+/* Adds the timer at `index`, if it is due before `end`. -1 without an exception: there is no memory, or looking at it could run code. */
+static int note_due(State *state, PyObject *heap, Py_ssize_t index, double end, Entries *due) {
+  PyObject *timer = PyList_GET_ITEM(heap, index);
+  double when;
+
+  if (Py_TYPE(timer) != state->timer_type || due_of(timer)->number == NULL ||
+      due_of(timer)->number != SLOT(timer, layout.when) || SLOT(timer, layout.scheduled) != Py_True)
+    return -1;
+  when = due_of(timer)->when;
+  if (when >= end)
+    return 0;
+  if (due->count == due->size) {
+    Entry *larger = PyMem_Resize(due->entries, Entry, (size_t) due->size * 2);
+
+    if (larger == NULL)
+      return -1;
+    due->entries = larger;
+    due->size *= 2;
+  }
+  if (2 * index + 2 < PyList_GET_SIZE(heap)) {
+    const char *left = (const char *) PyList_GET_ITEM(heap, 2 * index + 1);
+    const char *right = (const char *) PyList_GET_ITEM(heap, 2 * index + 2);
+
+    PREFETCH(left);
+    PREFETCH(left + 64);
+    PREFETCH(right);
+    PREFETCH(right + 64);
+  }
+  due->entries[due->count].when = when;
+  due->entries[due->count++].index = index;
+  return 0;
+}
+
+/* Finds the timers that are due before `end`, by going down the heap as far as they reach, and sorts them. -1 without an exception:
+ * they are to be taken one by one. */
+static int find_due(State *state, PyObject *heap, double end, Entries *due) {
+  Py_ssize_t length = PyList_GET_SIZE(heap), done;
+
+  if (note_due(state, heap, 0, end, due) < 0)
+    return -1;
+  for (done = 0; done < due->count; done++) {
+    Py_ssize_t child = 2 * due->entries[done].index + 1;
+
+    if ((child < length && note_due(state, heap, child, end, due) < 0) ||
+        (child + 1 < length && note_due(state, heap, child + 1, end, due) < 0))
+      return -1;
+  }
+  /* The others are made a heap again, which so many have to be worth. */
+  if (due->count < FEW_DUE || due->count < (length - due->count) / 4)
+    return -1;
+  qsort(due->entries, (size_t) due->count, sizeof *due->entries, compare_entries);
+  for (done = 1; done < due->count; done++) {
+    /* Of the same moment, or none at all (NaN): heapq's own steps tell which is first. */
+    if (!(due->entries[done - 1].when < due->entries[done].when))
+      return -1;
+  }
+  return 0;
+}
+
+/* Moves all timers that are due before `end` into the ready queue, when there are so many that to sort them is faster than to take one
+ * after the other: each of those goes down the whole heap and misses the cache at every level. Does nothing otherwise. */
+int timers_move_many(State *state, PyObject *heap, double end, Ready *ready) {
+  Entries due = {NULL, 0, FEW_DUE};
+  PyObject **items = ((PyListObject *) heap)->ob_item;
+  Py_ssize_t length = PyList_GET_SIZE(heap), kept = 0, i;
+
+  if (length < FEW_DUE)
+    return 0;
+  due.entries = PyMem_New(Entry, (size_t) due.size);
+  if (due.entries == NULL || find_due(state, heap, end, &due) < 0 || ready_reserve(ready, due.count) < 0) {
+    PyMem_Free(due.entries);
+    return 0;
+  }
+  /* From here to the end of the second loop nothing fails, and no code runs that could look at the list. */
+  for (i = 0; i < due.count; i++) {
+    PyObject *timer = items[due.entries[i].index];
+
+    if (i + 8 < due.count) {
+      const char *later = (const char *) items[due.entries[i + 8].index];
+
+      PREFETCH(later);
+      PREFETCH(later + 64);
+    }
+    replace(&SLOT(timer, layout.scheduled), Py_NewRef(Py_False));
+    ready_append(ready, timer);
+    Py_DECREF(timer); /* the heap's */
+    items[due.entries[i].index] = NULL;
+  }
+  PyMem_Free(due.entries);
+  for (i = 0; i < length; i++) {
+    if (items[i] != NULL)
+      items[kept++] = items[i];
+  }
+  Py_SET_SIZE(heap, kept);
+  return timers_heapify(state, heap);
 }
