@@ -1,11 +1,15 @@
 import asyncio
+import errno
 import fcntl
 import os
 import pty
+import resource
 import socket
 import tty
 
 import pytest
+
+import ffloop
 
 from .conftest import collect
 
@@ -75,6 +79,51 @@ async def test_a_writer_learns_that_the_reader_has_gone():
     sink.write(b"x" * 1_000_000)
     os.close(read)
     assert isinstance(await sent.lost, BrokenPipeError)
+
+
+async def test_a_writer_learns_at_once_that_the_reading_transport_was_closed(no_leaks):
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    os.write(write, b"read")
+    await until(lambda: got.data == b"read")
+    os.write(write, b"never read")
+    source.close()
+    assert await got.lost is None
+    assert got.data == b"read"
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"to nobody")
+    os.close(write)
+
+
+async def test_a_number_that_was_a_pipe_can_be_watched_when_it_is_something_else():
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    source.close()
+    await got.lost
+    ready = loop.create_future()
+    left, right = socket.socketpair()
+    with left, right:
+        assert read in (left.fileno(), right.fileno())
+        loop.add_writer(read, lambda: ready.done() or ready.set_result(None))
+        async with asyncio.timeout(10):
+            await ready
+        assert loop.remove_writer(read)
+    os.close(write)
+
+
+async def test_two_transports_in_turn_read_what_one_pipe_has():
+    read, write = os.pipe()
+    kept = os.dup(read)
+    for data in b"first", b"second":
+        source, got = await reading(os.fdopen(os.dup(kept), "rb", 0))
+        os.write(write, data)
+        await until(lambda got=got, data=data: got.data == data)
+        source.close()
+        await got.lost
+    os.close(read)
+    os.close(kept)
+    os.close(write)
 
 
 async def test_a_reader_that_pauses_gets_nothing_until_it_resumes():
@@ -183,3 +232,74 @@ async def test_a_forgotten_pipe_transport_warns_and_closes_its_descriptor(no_lea
         del source
         collect()
     os.close(write)
+
+
+async def test_a_pipe_transport_that_is_forgotten_in_another_thread_closes_its_descriptor(no_leaks):
+    read, write = os.pipe()
+    source, got = await reading(os.fdopen(read, "rb", 0))
+    source.pause_reading()
+    await asyncio.sleep(0)
+    del got.transport
+    transports = [source]
+    del source
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        await asyncio.to_thread(lambda: (transports.clear(), collect()))
+    await asyncio.sleep(0)
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"to nobody")
+    os.close(write)
+
+
+def test_a_loop_that_is_closed_lets_go_of_its_pipes(loop):
+    read, write = os.pipe()
+
+    async def main():
+        await loop.connect_read_pipe(asyncio.Protocol, pipe)
+
+    with pytest.warns(ResourceWarning, match="unclosed transport"):
+        with os.fdopen(read, "rb", 0) as pipe:
+            loop.run_until_complete(main())
+            loop.close()
+        with pytest.raises(BrokenPipeError):
+            os.write(write, b"to nobody")
+        collect()
+    os.close(write)
+
+
+def test_a_pipe_for_which_no_descriptors_are_left_is_refused_and_left_as_it_was():
+    # ffloop alone: asyncio's transport needs no descriptor of its own.
+    loop = ffloop.new_event_loop()
+    made = []
+    read, write = os.pipe()
+
+    class Never(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.append(transport)
+
+    async def main():
+        pipe = os.fdopen(read, "rb", 0)
+        await asyncio.sleep(0)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free(), hard))
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            await loop.connect_read_pipe(Never, pipe)
+        assert raised.value.errno == errno.EMFILE
+        await asyncio.sleep(0)
+        return pipe
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        pipe = loop.run_until_complete(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not made
+    assert os.get_blocking(read)
+    pipe.close()
+    os.close(write)
+    loop.close()
+
+
+def lowest_free():
+    free = os.dup(0)
+    os.close(free)
+    return free

@@ -25,6 +25,7 @@ typedef struct {
   PyObject *module;      /* keeps the state */
   State *state;
   Py_ssize_t more_size, flush_at, conn_lost;
+  Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
   char writing;
 } Part;
 
@@ -335,7 +336,8 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
     PyBuffer_Release(&view);
     return -1;
   }
-  if (view.len < RELEASE_AT) {
+  /* A large buffer need not be filled: what came last time says more. */
+  if (view.len < RELEASE_AT || part_of(self)->filled < RELEASE_AT) {
     nread = read((int) fd, view.buf, (size_t) view.len);
     error = errno;
   } else {
@@ -352,6 +354,7 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
     PyErr_SetFromErrno(PyExc_OSError);
     return fatal(self, "Fatal read error on socket transport");
   }
+  part_of(self)->filled = nread;
   if (nread == 0)
     return tell(PyObject_CallMethod(self, "_on_read_end", "i", (int) state->eof));
   count = PyLong_FromSsize_t(nread);
