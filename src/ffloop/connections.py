@@ -41,13 +41,13 @@ class Connections(Servers):
         context: what the protocol runs in; None for a copy of the current one, as Pythons before 3.15 have it.
         Raises `OSError`; then `sock` is as it was.
         """
-        facts = {"sockname": name_of(sock.getsockname)}
-        if not extra or "peername" not in extra:
-            facts["peername"] = name_of(sock.getpeername)
-        if extra:
-            facts.update(extra)
-        stream = uv.Tcp(self._uv, sock.fileno())
-        fd = sock.detach()
+        facts = {} if extra is None else extra.copy()
+        for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
+            if name not in facts:
+                facts[name] = name_of(ask)
+        fd = sock.fileno()
+        stream = uv.Tcp(self._uv, fd)
+        sock.detach()
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
             try:

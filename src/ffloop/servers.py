@@ -12,7 +12,6 @@ import itertools
 import os
 import socket
 import sys
-import weakref
 from asyncio import constants
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .resolver import Resolver
-from .sockets import Sockets, check_ssl_socket
+from .sockets import Sockets, check_ssl_socket, name_of
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -66,9 +65,7 @@ class Server(asyncio.Server):
         }
         self._serving = False
         self._serving_forever: asyncio.Future[None] | None = None
-        # By their ids. Weak, so that a transport that nobody closed is still found out when it goes, and then detaches
-        # itself. A WeakSet would do the same, and take a tenth of a connection's time.
-        self._clients: dict[int, weakref.ref[Any]] = {}
+        self._active_count = 0  # open connections; which they are, the loop knows
         self._in_vain = 0  # how often in a row a second connection was looked for in vain, up to 4
         self._skip = 0  # in so many turns one is accepted, and no second one looked for
         self._waiters: list[asyncio.Future[None]] | None = []  # None: closed, and nobody is connected
@@ -126,7 +123,7 @@ class Server(asyncio.Server):
         if self._serving_forever is not None and not self._serving_forever.done():
             self._serving_forever.cancel()
             self._serving_forever = None
-        if not self._clients:
+        if not self._active_count:
             self._wake_up()
 
     def close_clients(self) -> None:
@@ -157,9 +154,9 @@ class Server(asyncio.Server):
 
     def _watch(self, sock: socket.socket) -> None:
         if self._sockets is not None and sock in self._sockets:
-            self._loop._add_reader(sock, self._accept, sock, _acceptor(sock))
+            self._loop._add_reader(sock, self._accept, sock, _acceptor(sock), sock.getsockname())
 
-    def _accept(self, sock: socket.socket, accept: Acceptor) -> None:
+    def _accept(self, sock: socket.socket, accept: Acceptor, name: Any) -> None:
         """Accept what waits, but no more than fits the queue: others want their turn."""
         most = self._backlog + 1
         if self._skip:
@@ -193,16 +190,18 @@ class Server(asyncio.Server):
                 self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self._watch, sock)
                 return
             context = self._context.copy()
-            context.run(self._connect, connection, address, context)
+            context.run(self._connect, connection, address, name, context)
 
-    def _connect(self, connection: Connection, address: Any, context: contextvars.Context) -> None:
+    def _connect(self, connection: Connection, address: Any, name: Any, context: contextvars.Context) -> None:
         loop = self._loop
         protocol: Any = None
         transport: Any = None
         waiter: asyncio.Future[None] | None = None
         try:
             protocol = self._protocol_factory()
-            extra = {"peername": address}
+            own = name_of(connection.getsockname)
+            # Most connections have the listener's name: they share the object.
+            extra = {"sockname": name if own == name else own, "peername": address}
             if self._ssl_context is None:
                 loop._make_socket_transport(connection, protocol, extra=extra, server=self, context=context)
             else:
@@ -245,15 +244,15 @@ class Server(asyncio.Server):
         self._loop.call_exception_handler(facts)
 
     def _connected(self) -> list[Any]:
-        found = [client() for client in list(self._clients.values())]
-        return [transport for transport in found if transport is not None]
+        known: list[Any] = [transport() for transport in list(self._loop._transports.values())]
+        return [transport for transport in known if getattr(transport, "_server", None) is self]
 
-    def _attach(self, transport: Any) -> None:
-        self._clients[id(transport)] = weakref.ref(transport)
+    def _attach(self) -> None:
+        self._active_count += 1
 
-    def _detach(self, transport: Any) -> None:
-        self._clients.pop(id(transport), None)
-        if not self._clients and self._sockets is None:
+    def _detach(self) -> None:
+        self._active_count -= 1
+        if not self._active_count and self._sockets is None:
             self._wake_up()
 
     def _wake_up(self) -> None:

@@ -47,6 +47,11 @@ Less than what glibc may map and unmap memory for each time, 128 KiB: that costs
 LARGE = 32 * 1024
 """A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
 
+NAMES = {"sockname", "peername"}
+
+HIGH_WATER, LOW_WATER = 64 * 1024, 16 * 1024
+"""Bytes: asyncio's own limits, which every transport begins with. Numbers of its own would be 64 bytes for each."""
+
 PORTION = 256 * 1024
 """Bytes that libuv gets to write at a time, of what the kernel does not take at once."""
 
@@ -103,7 +108,9 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         __slots__ = ()
 
     _loop: Any
-    _extra: dict[str, Any]
+    _facts: dict[str, Any] | None
+    _sockname: Any
+    _peername: Any
     _protocol_paused: bool
     _high_water: int
     _low_water: int
@@ -146,7 +153,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._ended = False  # connection_lost() was called
         self.set_protocol(protocol)
         if server is not None:
-            server._attach(self)
+            server._attach()
         loop.call_soon(protocol.connection_made, self, context=self._own_context)
         # Only once connection_made() has returned may data_received() be called.
         loop.call_soon(self._start_reading)
@@ -465,7 +472,10 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._maybe_pause_protocol()
 
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
+        if high is None and low is None:
+            self._high_water, self._low_water = HIGH_WATER, LOW_WATER
+        else:
+            super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
         self._flush_at = min(FLUSH_AT, self._high_water)
 
     def writelines(self, list_of_data: Any) -> None:
@@ -698,7 +708,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             self._protocol = None
             server, self._server = self._server, None
             if server is not None:
-                server._detach(self)
+                server._detach()
 
     def _close_stream(self) -> None:
         if self._stream.closed:
@@ -720,8 +730,28 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
     # Facts
 
+    @property
+    def _extra(self) -> dict[str, Any]:
+        """The facts, as asyncio's transports have them.
+
+        Most connections have two, and are never asked for another: a dictionary for these is as large as half of all
+        the rest, and is made when it is wanted.
+        """
+        if self._facts is None:
+            self._facts = {"sockname": self._sockname, "peername": self._peername}
+        return self._facts
+
+    @_extra.setter
+    def _extra(self, facts: dict[str, Any]) -> None:
+        if facts.keys() == NAMES:
+            self._facts, self._sockname, self._peername = None, facts["sockname"], facts["peername"]
+        else:
+            self._facts, self._sockname, self._peername = facts, None, None
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection: "socket", "sockname", "peername", and what its creator set."""
+        if self._facts is None and name in NAMES:
+            return self._peername if name == "peername" else self._sockname
         if name == "socket" and name not in self._extra:
             self._extra[name] = TransportSocket(self._borrow())
         return self._extra.get(name, default)
@@ -759,12 +789,16 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         thread = self._loop._thread_id
         if thread is None or thread == threading.get_ident():
-            self._stream.close()
+            self._let_go(self._stream, self._server)
         else:
             # Garbage is collected in any thread, and libuv may be running in the loop's.
-            self._loop.call_soon_threadsafe(self._stream.close)
-        if self._server is not None:
-            self._server._detach(self)
+            self._loop.call_soon_threadsafe(self._let_go, self._stream, self._server)
+
+    @staticmethod
+    def _let_go(stream: uv.Stream, server: "Server | None") -> None:
+        stream.close()
+        if server is not None:
+            server._detach()
 
 
 # Slots take half the memory of a dictionary, and CPython specialises looking them up, which it does not in a dictionary
@@ -783,6 +817,9 @@ _PER_PACKET = (
     "_stream",
 )
 _RARE = (
+    "_facts",
+    "_sockname",
+    "_peername",
     "_region",
     "_dirty",
     "_rest",
