@@ -9,6 +9,8 @@ import warnings
 
 import pytest
 
+from .conftest import collect
+
 ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
 
 
@@ -257,6 +259,50 @@ async def test_clients_can_be_closed_with_the_server(how):
             assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
+
+
+@ffloop_only
+async def test_the_clients_of_another_server_stay_connected():
+    first = await asyncio.start_server(echo, "127.0.0.1", 0)
+    second = await asyncio.start_server(echo, "127.0.0.1", 0)
+    closed, closed_writer = await asyncio.open_connection(*first.sockets[0].getsockname())
+    kept, kept_writer = await asyncio.open_connection(*second.sockets[0].getsockname())
+    await asyncio.sleep(0.01)
+    first.close()
+    first.abort_clients()
+    async with asyncio.timeout(10):
+        await first.wait_closed()
+        assert await closed.read() == b""
+        kept_writer.write(b"x")
+        assert await kept.readexactly(1) == b"x"
+        second.close()
+        kept_writer.close()
+        await second.wait_closed()
+    closed_writer.close()
+
+
+@ffloop_only
+async def test_a_server_waits_for_no_connection_that_another_thread_has_forgotten():
+    transports = []
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.pause_reading()  # the loop keeps one that reads
+            transports.append(transport)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Silent, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        while not transports:
+            await asyncio.sleep(0.001)
+        server.close()
+        waiting = asyncio.create_task(server.wait_closed())
+        await asyncio.sleep(0.001)
+        assert not waiting.done()
+        with pytest.warns(ResourceWarning, match="unclosed transport"):
+            await asyncio.to_thread(lambda: (transports.clear(), collect()))
+        async with asyncio.timeout(10):
+            await waiting
 
 
 @ffloop_only

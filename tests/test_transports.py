@@ -538,6 +538,25 @@ async def test_the_socket_object_that_users_get_closes_nothing_when_it_goes():
     other_peer.close()
 
 
+async def test_facts_are_known_as_long_as_the_transport_is_and_may_be_added_to():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    transport, protocol = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+    names = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    assert names[0][0] == "127.0.0.1"
+    assert names[1] == server.sockets[0].getsockname()
+    assert transport.get_extra_info("nothing") is None
+    assert transport.get_extra_info("nothing", "default") == "default"
+    transport._extra["mine"] = 1
+    assert transport.get_extra_info("mine") == 1
+    assert transport.get_extra_info("socket").getpeername() == names[1]
+    transport.close()
+    await protocol.lost
+    assert (transport.get_extra_info("sockname"), transport.get_extra_info("peername")) == names
+    server.close()
+    await server.wait_closed()
+
+
 async def test_a_forgotten_transport_warns_and_closes_its_descriptor(no_leaks):
     left, right = socket.socketpair()
     loop = asyncio.get_running_loop()
