@@ -79,6 +79,66 @@ def test_call_soon_threadsafe_wakes_a_loop_that_waits(loop):
     assert time.monotonic() - started < 9
 
 
+def test_who_cancels_a_callback_of_another_thread_waits_while_it_runs_from_3_14_on(loop):
+    waits = sys.version_info >= (3, 14)
+    running, cancelled, order = threading.Event(), threading.Event(), []
+
+    def callback(*args):
+        running.set()
+        order.append((args, cancelled.wait(0.2 if waits else 10)))
+
+    def other():
+        handle = loop.call_soon_threadsafe(callback, 1, 2)
+        assert running.wait(10)
+        handle.cancel()
+        cancelled.set()
+        order.append((handle.cancelled(), handle._args))
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    loop.run_forever()
+    thread.join()
+    assert sorted(order, key=repr) == [((1, 2), not waits), (True, None)]
+
+
+def test_callbacks_of_another_thread_may_fail_cancel_themselves_and_interrupt(loop, errors):
+    ran, handles = [], []
+
+    def interrupts():
+        ran.append("interrupts")
+        raise KeyboardInterrupt
+
+    def cancels():
+        handles[1].cancel()
+        ran.append("cancels")
+
+    variable = contextvars.ContextVar("variable")
+    context = contextvars.Context()
+    context.run(variable.set, "context")
+    handles += [
+        loop.call_soon_threadsafe(lambda: 1 / 0),
+        loop.call_soon_threadsafe(cancels),
+        loop.call_soon_threadsafe(ran.append, "never"),
+        loop.call_soon_threadsafe(lambda: ran.append(variable.get()), context=context),
+        loop.call_soon_threadsafe(interrupts),
+        loop.call_soon_threadsafe(loop.stop),
+    ]
+    handles[2].cancel()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    loop.run_forever()
+    assert ran == ["cancels", "context", "interrupts"]
+    assert [type(told["exception"]) for told in errors] == [ZeroDivisionError]
+    assert errors[0]["handle"] is handles[0]
+    assert [handle.cancelled() for handle in handles] == [False, True, True, False, False, False]
+    # Nobody is left waiting for one that has run.
+    thread = threading.Thread(target=lambda: [handle.cancel() for handle in handles])
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_many_threads_schedule_and_nothing_is_lost(loop):
     seen = []
 

@@ -32,6 +32,7 @@ typedef struct {
   Py_ssize_t callback, args, context, loop, cancelled, repr, source_traceback; /* of asyncio.Handle */
   Py_ssize_t when, scheduled;                                                  /* of asyncio.TimerHandle */
   Py_ssize_t handle_size; /* of a Handle; a TimerHandle is larger */
+  Py_ssize_t lock;        /* of asyncio's _ThreadSafeHandle */
   Py_ssize_t due;         /* where a Due begins, behind a TimerHandle's slots */
   Py_ssize_t fd;          /* of uv.Stream */
   Py_ssize_t transport_loop;
@@ -56,7 +57,9 @@ typedef struct {
 
   PyTypeObject *asyncio_handle;
   PyTypeObject *asyncio_timer;
-  PyObject *threadsafe_handle; /* asyncio.events._ThreadSafeHandle, NULL before 3.14 */
+  PyTypeObject *threadsafe_handle; /* asyncio.events._ThreadSafeHandle, NULL before 3.14 */
+  unsigned threadsafe_tag;         /* what it looks like as long as nobody has changed it, 0 when it is not known */
+  PyObject *new_lock;              /* _thread.RLock */
   PyObject *handle_cancel; /* asyncio.Handle.cancel */
   PyObject *base_loop;     /* asyncio.BaseEventLoop */
   PyObject *base_dict;     /* what its functions see as globals */
@@ -79,12 +82,12 @@ typedef struct {
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
-  name(buffer_updated, "buffer_updated") name(call_at, "call_at") name(call_exception_handler, "call_exception_handler")   \
+  name(acquire, "acquire") name(buffer_updated, "buffer_updated") name(call_at, "call_at") name(call_exception_handler, "call_exception_handler")   \
   name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")            \
   name(cancelled, "_cancelled") name(context, "context") name(data_received, "data_received") name(drop, "_drop")          \
   name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol")      \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(select, "select")                                                                                                   \
+  name(release, "release") name(select, "select")                                                                                                   \
   name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
@@ -126,6 +129,8 @@ int handles_add_types(PyObject *module, State *state);
 void handles_clear_free(State *state);
 PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
                      PyObject *context);
+PyObject *handle_new_threadsafe(State *state, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+                                PyObject *context);
 int handle_run(State *state, PyObject *handle);
 void handles_prefetch(State *state, const Ready *ready);
 
@@ -223,6 +228,12 @@ static inline PyObject *take_exception(void) {
   Py_XDECREF(traceback);
   return value;
 #endif
+}
+
+/* Whether asyncio's class of handles for other threads is as asyncio has made it. */
+static inline int is_threadsafe_known(const State *state) {
+  return state->threadsafe_handle != NULL && state->threadsafe_tag != 0 &&
+         state->threadsafe_handle->tp_version_tag == state->threadsafe_tag;
 }
 
 /* Sets a slot or a member to `value`, whose reference it takes over. */

@@ -78,6 +78,37 @@ PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callb
   return handle;
 }
 
+/* The same for call_soon_threadsafe() from 3.14 on: an object of asyncio's own class, as its __init__ would make it. */
+PyObject *handle_new_threadsafe(State *state, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+                                PyObject *context) {
+  PyObject *handle, *arguments, *lock;
+  Py_ssize_t i;
+
+  context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+  arguments = PyTuple_New(count);
+  lock = PyObject_CallNoArgs(state->new_lock);
+  handle = NULL;
+  if (context != NULL && arguments != NULL && lock != NULL)
+    handle = state->threadsafe_handle->tp_alloc(state->threadsafe_handle, 0);
+  if (handle == NULL) {
+    Py_XDECREF(context);
+    Py_XDECREF(arguments);
+    Py_XDECREF(lock);
+    return NULL;
+  }
+  for (i = 0; i < count; i++)
+    PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
+  SLOT(handle, layout.callback) = Py_NewRef(callback);
+  SLOT(handle, layout.args) = arguments;
+  SLOT(handle, layout.context) = context;
+  SLOT(handle, layout.loop) = Py_NewRef(loop);
+  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
+  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
+  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+  SLOT(handle, layout.lock) = lock;
+  return handle;
+}
+
 static int clear(PyObject *handle) {
   int is_timer = is_a_timer(Py_TYPE(handle));
 
@@ -221,20 +252,14 @@ static int run_foreign(State *state, PyObject *handle) {
   return result == NULL ? -1 : 0;
 }
 
-/* Runs a handle unless it was cancelled. -1 only for what is let through, or when the exception handler itself has failed. The caller
- * holds a reference. */
-int handle_run(State *state, PyObject *handle) {
-  PyTypeObject *type = Py_TYPE(handle);
-  PyObject *callback, *args, *context, *result;
+/* Calls what a handle is for. */
+static int call(State *state, PyObject *handle) {
+  PyObject *callback = SLOT(handle, layout.callback);
+  PyObject *args = SLOT(handle, layout.args);
+  PyObject *context = SLOT(handle, layout.context);
+  PyObject *result;
   int status = 0;
 
-  if (type != state->handle_type && type != state->timer_type && type != state->asyncio_handle && type != state->asyncio_timer)
-    return run_foreign(state, handle);
-  if (SLOT(handle, layout.cancelled) == Py_True)
-    return 0;
-  callback = SLOT(handle, layout.callback);
-  args = SLOT(handle, layout.args);
-  context = SLOT(handle, layout.context);
   if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context))
     return run_foreign(state, handle);
   /* The callback may cancel its handle, which lets go of all three. */
@@ -256,8 +281,56 @@ int handle_run(State *state, PyObject *handle) {
   return status;
 }
 
-/* Of a long queue of handles, those that were made long ago are not in the cache any more: what running them will touch is asked for
- * a few handles before. */
+#if PY_VERSION_HEX >= 0x030e0000
+
+/* The same with the handle's lock held: who cancels it in another thread meanwhile waits for the end. */
+static int call_locked(State *state, PyObject *handle) {
+  PyObject *lock = Py_XNewRef(SLOT(handle, layout.lock)), *done;
+  int status;
+
+  if (lock == NULL)
+    return run_foreign(state, handle);
+  done = PyObject_CallMethodNoArgs(lock, state->str_acquire);
+  if (done == NULL) {
+    Py_DECREF(lock);
+    return -1;
+  }
+  Py_DECREF(done);
+  status = SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
+  if (status < 0) {
+    PyObject *exception = take_exception();
+
+    done = PyObject_CallMethodNoArgs(lock, state->str_release);
+    if (done == NULL)
+      PyErr_Clear(); /* what the callback has raised says more */
+    PyErr_SetRaisedException(exception);
+  } else {
+    done = PyObject_CallMethodNoArgs(lock, state->str_release);
+    status = done != NULL ? 0 : -1;
+  }
+  Py_XDECREF(done);
+  Py_DECREF(lock);
+  return status;
+}
+
+#endif
+
+/* Runs a handle unless it was cancelled. -1 only for what is let through, or when the exception handler itself has failed. The caller
+ * holds a reference. */
+int handle_run(State *state, PyObject *handle) {
+  PyTypeObject *type = Py_TYPE(handle);
+
+  if (type == state->handle_type || type == state->timer_type || type == state->asyncio_handle || type == state->asyncio_timer)
+    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
+#if PY_VERSION_HEX >= 0x030e0000
+  if (type == state->threadsafe_handle && is_threadsafe_known(state))
+    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call_locked(state, handle);
+#endif
+  return run_foreign(state, handle);
+}
+
+/* Of a long queue of handles, those that were made long ago are not in the cache any more: what running one will touch is asked for a few
+ * handles before. */
 void handles_prefetch(State *state, const Ready *ready) {
   enum { NEAR = 3, FAR = 7 };
   const char *far;

@@ -198,19 +198,26 @@ static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t na
   return add_ready(self, args, nargs, context);
 }
 
-/* From 3.14 on cancelling such a handle waits until it has run: it has a lock, and a class of its own, which is Python's. */
+/* From 3.14 on cancelling such a handle waits until it has run: it has a lock, and a class of its own. */
 static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
   PyObject *arguments, *handle = NULL;
   Py_ssize_t i;
 
   if (self->state->threadsafe_handle == NULL)
     return add_ready(self, args, nargs, context);
+  if (is_threadsafe_known(self->state)) {
+    handle = handle_new_threadsafe(self->state, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+    /* Making it can begin a collection of garbage, in which anything runs. */
+    if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
+      Py_CLEAR(handle);
+    return handle;
+  }
   arguments = PyTuple_New(nargs - 1);
   if (arguments == NULL)
     return NULL;
   for (i = 1; i < nargs; i++)
     PyTuple_SET_ITEM(arguments, i - 1, Py_NewRef(args[i]));
-  handle = PyObject_CallFunctionObjArgs(self->state->threadsafe_handle, args[0], arguments, (PyObject *) self,
+  handle = PyObject_CallFunctionObjArgs((PyObject *) self->state->threadsafe_handle, args[0], arguments, (PyObject *) self,
                                         context != NULL ? context : Py_None, NULL);
   Py_DECREF(arguments);
   /* Python has run: the loop may have been closed meanwhile. */

@@ -61,6 +61,32 @@ static PyObject *keep_if_from(PyObject *function, PyObject *globals) {
   return Py_NewRef(Py_None);
 }
 
+/* The class, and whether it is the one that handle_new_threadsafe knows how to fill in. */
+static int take_threadsafe_handle(State *state) {
+  PyObject *init;
+
+  state->new_lock = import_from("_thread", "RLock");
+  if (state->new_lock == NULL)
+    return -1;
+  state->threadsafe_handle = (PyTypeObject *) import_from("asyncio.events", "_ThreadSafeHandle");
+  if (state->threadsafe_handle == NULL) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+      return -1;
+    PyErr_Clear();
+    return 0;
+  }
+  layout.lock = slot_offset(state->threadsafe_handle, "_lock");
+  if (layout.lock < 0)
+    return -1;
+  /* A type gets its tag when it is first asked for something. */
+  init = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, "__init__");
+  if (init == NULL)
+    return -1;
+  Py_DECREF(init);
+  state->threadsafe_tag = state->threadsafe_handle->tp_version_tag;
+  return 0;
+}
+
 static int take_handles(State *state) {
   const struct {
     Py_ssize_t *offset;
@@ -84,12 +110,8 @@ static int take_handles(State *state) {
     if (*wanted[i].offset < 0)
       return -1;
   }
-  state->threadsafe_handle = import_from("asyncio.events", "_ThreadSafeHandle");
-  if (state->threadsafe_handle == NULL) {
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError))
-      return -1;
-    PyErr_Clear();
-  }
+  if (take_threadsafe_handle(state) < 0)
+    return -1;
   state->handle_cancel = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "cancel");
   run = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "_run");
   events = PyImport_ImportModule("asyncio.events");
@@ -180,6 +202,7 @@ static int execute(PyObject *module) {
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
     visit(state->threadsafe_handle);                                                                                       \
+    visit(state->new_lock);                                                                                                \
     visit(state->handle_cancel);                                                                                           \
     visit(state->asyncio_run);                                                                                             \
     visit(state->own_run_once);                                                                                            \
