@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from ..row import Mode, Served, add
 
@@ -115,6 +116,30 @@ async def echo_exact(size: int, reader: asyncio.StreamReader, writer: asyncio.St
             await writer.drain()
     except (ConnectionError, asyncio.IncompleteReadError):
         writer.close()
+
+
+async def send_file(file: IO[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with a file: where the loop sends none, as programs do then, piece by piece."""
+    loop = asyncio.get_running_loop()
+    try:
+        while True:
+            await reader.readexactly(64)
+            try:
+                await loop.sendfile(writer.transport, file)
+            except NotImplementedError:
+                file.seek(0)
+                while piece := file.read(256 * KIB):
+                    writer.write(piece)
+                    await writer.drain()
+    except (ConnectionError, asyncio.IncompleteReadError):
+        writer.close()
+
+
+async def serve_file() -> str:
+    file = tempfile.TemporaryFile()  # noqa: SIM115: the server has it for good
+    file.write(b"x" * MIB)
+    file.flush()
+    return await serve_streams(functools.partial(send_file, file))
 
 
 async def serve_protocol(factory: Callable[[], asyncio.BaseProtocol]) -> str:
@@ -274,6 +299,15 @@ def add_other_rows() -> None:
         64,
         10,
         unit="connections/s",
+    )
+    add_row(
+        "sendfile_1m",
+        "64 bytes answered by loop.sendfile() of 1 MiB, or by read and write where a loop has none",
+        serve_file,
+        "exchange",
+        64,
+        MIB,
+        1,
     )
     add_row(
         "bulk_recv",
