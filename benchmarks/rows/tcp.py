@@ -136,7 +136,7 @@ async def send_file(file: IO[bytes], reader: asyncio.StreamReader, writer: async
 
 
 async def serve_file() -> str:
-    file = tempfile.TemporaryFile()  # noqa: SIM115: the server has it for good
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the server has it for good
     file.write(b"x" * MIB)
     file.flush()
     return await serve_streams(functools.partial(send_file, file))
