@@ -120,7 +120,5 @@ fails(
 NEWEST = "ffloop does, or says, what a newer asyncio does and says"
 if "A UDP Socket was expected" in inspect.getsource(asyncio.BaseEventLoop.create_datagram_endpoint):
     fails("test_base_events.BaseEventLoopWithSelectorTests", NEWEST, "create_datagram_endpoint_wrong_sock")
-if sys.version_info < (3, 13):
-    fails("test_server.TestServer2", NEWEST, "wait_closed_basic", "wait_closed_race")
 if sys.version_info < (3, 12):
     fails("test_unix_events.SelectorEventLoopUnixSocketTests", NEWEST, "create_unix_server_path_stream_bittype")
