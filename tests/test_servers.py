@@ -306,6 +306,52 @@ async def test_a_server_waits_for_no_connection_that_another_thread_has_forgotte
 
 
 @ffloop_only
+@pytest.mark.parametrize("action", ["ignore", "error"])
+async def test_a_server_waits_for_no_connection_that_is_forgotten_whatever_becomes_of_the_warning(action):
+    transports = []
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.pause_reading()
+            transports.append(transport)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Silent, "127.0.0.1", 0)
+    with socket.create_connection(server.sockets[0].getsockname()), warnings.catch_warnings():
+        warnings.simplefilter(action)
+        while not transports:
+            await asyncio.sleep(0.001)
+        server.close()
+        unraisable, sys.unraisablehook = sys.unraisablehook, lambda told: None
+        try:
+            transports.clear()
+            collect()
+        finally:
+            sys.unraisablehook = unraisable
+        async with asyncio.timeout(10):
+            await server.wait_closed()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport")
+async def test_a_factory_that_makes_no_protocol_costs_the_connection_and_nothing_else(no_leaks):
+    server = await asyncio.get_running_loop().create_server(lambda: None, "127.0.0.1", 0)
+    for _ in range(3):
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setblocking(False)
+            async with asyncio.timeout(10):
+                while True:
+                    collect()
+                    try:
+                        assert client.recv(1) == b""
+                        break
+                    except BlockingIOError:
+                        await asyncio.sleep(0.001)
+    server.close()
+    async with asyncio.timeout(10):
+        await server.wait_closed()
+
+
+@ffloop_only
 async def test_a_cancelled_serve_forever_waits_for_no_client_that_says_nothing():
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     task = asyncio.create_task(server.serve_forever())

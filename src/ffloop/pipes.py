@@ -8,12 +8,11 @@ put back when the last transport on it is closed.
 import asyncio
 import fcntl
 import os
-import stat
 from asyncio import unix_events
 from collections.abc import Callable
 from typing import Any
 
-from .readers import Readers, Watch
+from .readers import Readers
 
 Key = tuple[int, int, int]
 
@@ -61,19 +60,14 @@ class _Polite:
 
     _key: Key | None = None
 
-    def __init__(self, loop: Readers, pipe: Any, *args: Any) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: Any, *args: Any) -> None:
         fd = pipe.fileno()
         self._key = MODES.enter(fd)
-        self._pipe = None  # for __del__, should the next lines fail
         try:
-            self._prepare(loop, fd)
             super().__init__(loop, pipe, *args)  # type: ignore[call-arg]
         except BaseException:
             self._restore(fd)
             raise
-
-    def _prepare(self, loop: Readers, fd: int) -> None:
-        """Do what has to be done before the transport is made."""
 
     def _restore(self, fd: int) -> None:
         key, self._key = self._key, None
@@ -92,19 +86,6 @@ class _Polite:
 
 class ReadPipeTransport(_Polite, unix_events._UnixReadPipeTransport):  # type: ignore[misc,name-defined]
     """The reading end of a pipe, a FIFO, a terminal or another character device, or a socket."""
-
-    _watch: Watch | None = None
-
-    def _prepare(self, loop: Readers, fd: int) -> None:
-        # Of what can be written to as well, a second transport may watch the same descriptor.
-        if stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & ACCESS == os.O_RDONLY:
-            self._watch = loop._watch_pipe(fd)
-
-    def _restore(self, fd: int) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.forget()
-        super()._restore(fd)
 
     # Bytes read at a time: what a pipe holds, if nobody has set more. For asyncio's 256 KiB the allocator may map and
     # unmap memory each time, which takes several times as long as the read.

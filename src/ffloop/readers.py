@@ -6,7 +6,6 @@ One watch per descriptor, with a reader and a writer each. Transports' own descr
 import asyncio
 import contextvars
 import selectors
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,18 +27,15 @@ class Watch:
     kept for is a number, which may stand for another file by then.
     """
 
-    __slots__ = ("_kind", "_loop", "_once", "fd", "fileobj", "poll", "reader", "silent", "writer")
+    __slots__ = ("_loop", "_once", "fd", "fileobj", "poll", "reader", "silent", "writer")
 
-    def __init__(
-        self, loop: "Readers", fileobj: Any, fd: int, kind: type[uv.Poll] | type[uv.PipeWatch] = uv.Poll
-    ) -> None:
+    def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
         self._loop = loop
-        self._kind = kind
         self._once = False  # all who wait do so for a single time
         self.silent = True  # no record of the batch under way can be for it
         self.fileobj = fileobj
         self.fd = fd
-        self.poll = kind(loop._uv, fd)
+        self.poll = uv.Poll(loop._uv, fd)
         self.reader: asyncio.Handle | None = None
         self.writer: asyncio.Handle | None = None
 
@@ -49,15 +45,7 @@ class Watch:
     def renew(self) -> None:
         """Drop what was found ready and not told yet."""
         self.poll.close()
-        self.poll = self._kind(self._loop._uv, self.fd)
-
-    def forget(self) -> None:
-        """Watch no more. In any thread: garbage is collected in each, and libuv may be running in the loop's."""
-        loop = self._loop
-        if loop._thread_id in (None, threading.get_ident()):
-            loop._forget(self)
-        else:
-            loop.call_soon_threadsafe(loop._forget, self)
+        self.poll = uv.Poll(self._loop._uv, self.fd)
 
     def update(self) -> None:
         """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
@@ -216,18 +204,6 @@ class Readers(Core):
             if not watch.silent and self._uv.dispatching:
                 # What the batch under way still has to say was meant for those who waited before.
                 watch.renew()
-        return watch
-
-    def _watch_pipe(self, fd: int) -> Watch:
-        """Prepare for a reader of `fd`, the reading end of a pipe, in a way that is for pipes alone.
-
-        The pipe stays open until the watch is forgotten. Raises `OSError` when there are no descriptors left.
-        """
-        watch = Watch(self, fd, fd, uv.PipeWatch)
-        before = self._watches.get(fd)
-        if before is not None:
-            before.poll.close()
-        self._watches[fd] = watch
         return watch
 
     def _find(self, fileobj: Any) -> Watch | None:

@@ -139,7 +139,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._stream = stream
         self._region = loop._uv.region
         self._dirty = loop._uv.dirty
-        self._server = server
+        self._server: Server | None = None
         self._own_context = contextvars.copy_context() if context is None else context
         self._context: contextvars.Context | None = None  # the same, but None while nothing is to be received
         self._socket: BorrowedSocket | None = None
@@ -151,9 +151,10 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._closing = False
         self._paused = False
         self._ended = False  # connection_lost() was called
-        self.set_protocol(protocol)
         if server is not None:
             server._attach()
+            self._server = server
+        self.set_protocol(protocol)
         loop.call_soon(protocol.connection_made, self, context=self._own_context)
         # Only once connection_made() has returned may data_received() be called.
         loop.call_soon(self._start_reading)
@@ -784,15 +785,17 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         return f"<{' '.join(facts)}>"
 
     def __del__(self) -> None:
-        if self._ended or getattr(self, "_protocol", None) is None:
+        if getattr(self, "_ended", True):
             return  # there is nothing left, or nothing was ever there
-        warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
-        thread = self._loop._thread_id
-        if thread is None or thread == threading.get_ident():
-            self._let_go(self._stream, self._server)
-        else:
-            # Garbage is collected in any thread, and libuv may be running in the loop's.
-            self._loop.call_soon_threadsafe(self._let_go, self._stream, self._server)
+        try:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:  # warnings may be errors
+            thread = self._loop._thread_id
+            if thread is None or thread == threading.get_ident():
+                self._let_go(self._stream, self._server)
+            else:
+                # Garbage is collected in any thread, and libuv may be running in the loop's.
+                self._loop.call_soon_threadsafe(self._let_go, self._stream, self._server)
 
     @staticmethod
     def _let_go(stream: uv.Stream, server: "Server | None") -> None:

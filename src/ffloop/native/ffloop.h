@@ -16,8 +16,7 @@
 
 /* What a record is about. */
 enum {
-  FFLOOP_READ = 0,    /* status: bytes received, 0 for some that can be, or an error; payload: their offset in the region, */
-                      /* or FFLOOP_READABLE */
+  FFLOOP_READ = 0,    /* status: bytes received, 0 for some that can be, or an error; payload: their offset in the region */
   FFLOOP_WRITE = 1,   /* status: 0 or an error */
   FFLOOP_POLL = 2,    /* status: 0 or an error; payload: FFLOOP_READABLE and FFLOOP_WRITABLE, or'ed */
   FFLOOP_TIMER = 3,
@@ -80,7 +79,6 @@ void ffloop_handle_close(uv_handle_t *handle);
 
 /* stream.c */
 uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
-uv_handle_t *ffloop_pipe_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
 int ffloop_tcp_nodelay(uv_handle_t *tcp, int enable);
 int ffloop_read_start(uv_handle_t *stream, int only_watch);
 int ffloop_read_stop(uv_handle_t *stream);

@@ -6,9 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #ifndef _WIN32
-#include <fcntl.h>
 #include <sys/socket.h>
-#include <unistd.h>
 #endif
 
 enum {
@@ -43,52 +41,6 @@ uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *
   }
   return tcp;
 }
-
-#ifndef _WIN32
-/* Opens a stream on a copy of a pipe's reading end: `fd` stays the caller's. libuv makes it non-blocking, which is a matter of the
- * file and not of the descriptor. A copy, because libuv aborts when it comes to watch a descriptor that somebody has closed. */
-uv_handle_t *ffloop_pipe_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
-  uv_handle_t *pipe;
-  int copy;
-
-  *error = UV_EBADF;
-  if (!ffloop_is_fd(fd))
-    return NULL;
-  /* Not one of the three that libuv does not close. */
-  copy = fcntl((int) fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-  if (copy == -1) {
-    *error = uv_translate_sys_error(errno);
-    return NULL;
-  }
-  *error = UV_ENOMEM;
-  pipe = ffloop_handle_new(UV_NAMED_PIPE, token);
-  if (pipe == NULL) {
-    close(copy);
-    return NULL;
-  }
-  *error = uv_pipe_init(&loop->uv, (uv_pipe_t *) pipe, 0);
-  if (*error != 0) {
-    free(pipe);
-    close(copy);
-    return NULL;
-  }
-  *error = uv_pipe_open((uv_pipe_t *) pipe, copy);
-  if (*error != 0) {
-    ffloop_handle_close(pipe);
-    close(copy);
-    return NULL;
-  }
-  return pipe;
-}
-#else
-uv_handle_t *ffloop_pipe_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
-  (void) loop;
-  (void) token;
-  (void) fd;
-  *error = UV_ENOTSUP;
-  return NULL;
-}
-#endif
 
 int ffloop_tcp_nodelay(uv_handle_t *tcp, int enable) {
   return uv_tcp_nodelay((uv_tcp_t *) tcp, enable);
@@ -129,7 +81,7 @@ static void on_alloc_none(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) 
 
 static void on_readable(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
   (void) buf;
-  ffloop_append(FFLOOP_OF(stream), FFLOOP_TOKEN(stream), FFLOOP_READ, nread == UV_ENOBUFS ? 0 : nread, FFLOOP_READABLE);
+  ffloop_append(FFLOOP_OF(stream), FFLOOP_TOKEN(stream), FFLOOP_READ, nread == UV_ENOBUFS ? 0 : nread, 0);
 }
 
 /* Reads into the region. With `only_watch` the bytes stay in the kernel, and a record whose status is 0 comes in every

@@ -16,7 +16,6 @@ from .errors import EAGAIN, EOF, gai_error, os_error
 from .fs_event import CHANGED, RENAMED, FsEvent
 from .handle import Handle
 from .loop import Loop, Metrics, libuv_is_system, version
-from .pipe import PipeWatch
 from .poll import ONCE, READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
@@ -41,7 +40,6 @@ __all__ = [
     "Loop",
     "Metrics",
     "Peers",
-    "PipeWatch",
     "Poll",
     "Stream",
     "Tcp",

@@ -42,7 +42,7 @@ class Stream(Handle):
         self.on_read(callback)
 
     def watch(self, callback: Callable[[int, int], object]) -> None:
-        """Call `callback(0, READABLE)` in every turn in which there is something for `try_read`, the end included.
+        """Call `callback(0, 0)` in every turn in which there is something for `try_read`, the end included.
 
         In the place of `read_start`: large amounts need not go through the region. Raises `OSError` (ENOTCONN) on an
         unconnected stream. Only where `CAN_WATCH` is true.

@@ -52,18 +52,23 @@ static int take_api(State *state) {
   return layout.fd < 0 ? -1 : 0;
 }
 
+/* Whether `function` is a Python function that the module whose globals these are has made. */
+static int is_from(PyObject *function, PyObject *globals) {
+  return PyFunction_Check(function) && PyFunction_GET_GLOBALS(function) == globals;
+}
+
 /* A function that we stand in for, None when somebody has replaced it already, who wants to be called: then it does not come from the
  * module whose globals these are. Takes the reference. */
 static PyObject *keep_if_from(PyObject *function, PyObject *globals) {
-  if (PyFunction_Check(function) && PyFunction_GET_GLOBALS(function) == globals)
+  if (is_from(function, globals))
     return function;
   Py_DECREF(function);
   return Py_NewRef(Py_None);
 }
 
 /* The class, and whether it is the one that handle_new_threadsafe knows how to fill in. */
-static int take_threadsafe_handle(State *state) {
-  PyObject *init;
+static int take_threadsafe_handle(State *state, PyObject *globals) {
+  PyObject *init, *run;
 
   state->new_lock = import_from("_thread", "RLock");
   if (state->new_lock == NULL)
@@ -78,13 +83,14 @@ static int take_threadsafe_handle(State *state) {
   layout.lock = slot_offset(state->threadsafe_handle, "_lock");
   if (layout.lock < 0)
     return -1;
-  /* A type gets its tag when it is first asked for something. */
   init = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, "__init__");
-  if (init == NULL)
-    return -1;
-  Py_DECREF(init);
-  state->threadsafe_tag = state->threadsafe_handle->tp_version_tag;
-  return 0;
+  run = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, "_run");
+  /* A type has its tag by now: it gets one when it is first asked for something. */
+  if (init != NULL && run != NULL && is_from(init, globals) && is_from(run, globals))
+    state->threadsafe_tag = state->threadsafe_handle->tp_version_tag;
+  Py_XDECREF(init);
+  Py_XDECREF(run);
+  return init != NULL && run != NULL ? 0 : -1;
 }
 
 static int take_handles(State *state) {
@@ -110,8 +116,6 @@ static int take_handles(State *state) {
     if (*wanted[i].offset < 0)
       return -1;
   }
-  if (take_threadsafe_handle(state) < 0)
-    return -1;
   state->handle_cancel = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "cancel");
   run = PyObject_GetAttrString((PyObject *) state->asyncio_handle, "_run");
   events = PyImport_ImportModule("asyncio.events");
@@ -121,8 +125,9 @@ static int take_handles(State *state) {
     return -1;
   }
   state->asyncio_run = keep_if_from(run, PyModule_GetDict(events));
+  i = take_threadsafe_handle(state, PyModule_GetDict(events)) == 0;
   Py_DECREF(events);
-  return 0;
+  return i ? 0 : -1;
 }
 
 static int take_loop(State *state) {

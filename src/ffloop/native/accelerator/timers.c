@@ -171,6 +171,8 @@ static int note_due(State *state, PyObject *heap, Py_ssize_t index, double end, 
       due_of(timer)->number != SLOT(timer, layout.when) || SLOT(timer, layout.scheduled) != Py_True)
     return -1;
   when = due_of(timer)->when;
+  if (when != when)
+    return -1; /* no number: it has no place in an order */
   if (when >= end)
     return 0;
   if (due->count == due->size) {
@@ -214,7 +216,7 @@ static int find_due(State *state, PyObject *heap, double end, Entries *due) {
     return -1;
   qsort(due->entries, (size_t) due->count, sizeof *due->entries, compare_entries);
   for (done = 1; done < due->count; done++) {
-    /* Of the same moment, or none at all (NaN): heapq's own steps tell which is first. */
+    /* Of the same moment: heapq's own steps tell which is first. */
     if (!(due->entries[done - 1].when < due->entries[done].when))
       return -1;
   }
