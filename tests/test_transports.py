@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import logging
+import select
 import socket
 import struct
 import sys
@@ -650,6 +651,80 @@ async def test_many_small_writes_in_one_turn_do_not_get_slower_with_their_number
     transport.abort()
     await protocol.lost
     peer.close()
+
+
+def arrived(peer, limit=0):
+    """Whether there is something to read for `peer`, or will be within `limit` seconds, while the loop stands still."""
+    return bool(select.select([peer], [], [], limit)[0])
+
+
+async def answer(transport, peer, count):
+    """Write once in each of `count` turns."""
+    for _ in range(count):
+        transport.write(b"x")
+        await until(lambda: arrived(peer))
+        assert peer.recv(100) == b"x"
+        await asyncio.sleep(0)
+
+
+async def test_the_only_write_of_a_turn_does_not_wait_for_its_end_when_it_is_one_of_many_such():
+    transport, protocol, peer = await pair()
+    await answer(transport, peer, 20)
+    transport.write(b"first")
+    assert arrived(peer, 10)
+    transport.write(b" second")
+    await until(lambda: len(peer.recv(100, socket.MSG_PEEK)) == 12)
+    transport.close()
+    await protocol.lost
+    assert peer.recv(100) == b"first second"
+    assert peer.recv(100) == b""
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_transport_that_writes_twice_in_a_turn_sends_both_at_its_end_and_so_do_the_next_ones():
+    transport, protocol, peer = await pair()
+    await answer(transport, peer, 20)
+    transport.write(b"header ")
+    assert arrived(peer, 10)  # nothing has told yet that there will be a second
+    transport.write(b"body ")
+    await until(lambda: len(peer.recv(100, socket.MSG_PEEK)) == 12)
+    for _ in range(3):
+        transport.write(b"header ")
+        transport.write(b"body ")
+        assert peer.recv(100)
+        assert not arrived(peer)
+        await until(lambda: arrived(peer))
+        assert peer.recv(100, socket.MSG_PEEK) == b"header body "
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_write_waits_for_the_end_of_the_turn_while_something_else_is_ready_in_it():
+    transport, protocol, peer = await pair()
+    await answer(transport, peer, 20)
+    seen = []
+    loop = asyncio.get_running_loop()
+    loop.call_soon(transport.write, b"x")
+    loop.call_soon(lambda: seen.append(arrived(peer)))
+    await until(lambda: arrived(peer))
+    assert seen == [False]
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_a_write_that_is_sent_at_once_to_a_peer_that_has_gone_is_an_end_and_no_exception():
+    transport, protocol, peer = await pair()
+    await answer(transport, peer, 20)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    transport.write(b"x")
+    transport.write(b"y")
+    assert isinstance(await protocol.lost, ConnectionError)
+    assert protocol.events[-1] == "lost"
 
 
 async def test_a_writer_is_resumed_as_soon_as_the_low_mark_is_reached():

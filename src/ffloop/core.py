@@ -160,6 +160,10 @@ class Core(Turns):
     def _write_to_self(self) -> None:
         self._uv.wake()
 
+    def _is_idle(self) -> bool:
+        """Return whether nothing else is to run in this turn, as far as is known by now."""
+        return not self._ready and not self._uv.dispatching
+
     def _last_callback(self) -> object:
         return self._uv.last
 
@@ -169,6 +173,7 @@ class Core(Turns):
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""
+        self._uv.may_skip = 0  # a run begins with a poll, however short it is
         try:
             super().run_forever()
         finally:

@@ -6,7 +6,8 @@ connections come about does not: see connections.py and servers.py.
 Three things differ from a selector transport inside, and must not show outside:
 
 * `write()` only queues; the loop sends all that a turn has queued in one call (`uv.Loop.flush`). Whatever
-  could notice, or overtake, queued bytes flushes first.
+  could notice, or overtake, queued bytes flushes first. Where nothing else is to run in this turn, and the
+  transport has never written twice in one of late, there is nothing to wait for, and `write()` sends.
 * Received bytes come as records of a batch. When a callback pauses or closes the transport, records that are
   already in the batch still come: they are held until reading goes on, or dropped.
 * libuv owns the descriptor, and `stream.close()` alone closes it. The socket object that users see only
@@ -46,6 +47,9 @@ Less than what glibc may map and unmap memory for each time, 128 KiB: that costs
 
 LARGE = 32 * 1024
 """A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
+
+CALM = 8
+"""A transport that has written so often, and never twice in a turn, is expected to go on like that."""
 
 NAMES = {"sockname", "peername"}
 
@@ -132,6 +136,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._first = b""  # what was written since the last flush: most turns write once, and need no list
         self._more: list[bytes] | None = None
         self._more_size = 0
+        self._calm = 0  # turns in which it has written once, since it last wrote twice; CALM at most
         self._writing = False  # a write is in flight: what the kernel would not take at once
         self._resuming = False  # resume_writing() is running
         self._rest: bytes | memoryview = b""  # what is to go after it
@@ -446,6 +451,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._first:
             if self._more is None:
                 self._more = []
+            self._calm = 0
             self._more.append(data)
             self._more_size += len(data)
             size = len(self._first) + self._more_size
@@ -453,9 +459,17 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             self._first = data
             size = len(data)
             if not self._writing:
-                self._dirty.append(self)
-                if self._loop._thread_id is None:
-                    self._flush()  # there is no turn whose end would do it
+                dirty = self._dirty
+                at_once = self._loop._thread_id is None  # there is no turn whose end would do it
+                if dirty and dirty[-1] is self:
+                    self._calm = 0  # it has sent at once, and this is the turn's second write
+                elif self._calm < CALM:
+                    self._calm += 1
+                elif not dirty and self._loop._is_idle():
+                    at_once = True  # the peer can work while whoever writes goes on
+                dirty.append(self)
+                if at_once:
+                    self._flush()
         if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
@@ -810,6 +824,7 @@ _PER_PACKET = (
     "_first",
     "_more",
     "_more_size",
+    "_calm",
     "_writing",
     "_refusal",
     "_conn_lost",

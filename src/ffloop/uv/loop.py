@@ -6,6 +6,7 @@ What a handle is lives in handle.py; this file knows only tokens and callbacks.
 import math
 import os
 import struct
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sized
@@ -26,12 +27,16 @@ KIND_MASK = (1 << lib.FFLOOP_KIND_BITS) - 1
 LONGEST = 1e8
 """Seconds that a single poll waits at most: three years, which fits all the integers on the way."""
 
+MOST_SKIPPED, LONGEST_SKIPPED = 64, 25e-6
+"""So many polls may be skipped while there is a backlog, for so many seconds."""
+
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
 
 PEERS_SIZE: int = lib.FFLOOP_PEERS * ffi.sizeof("ffloop_peer")
 """Bytes behind the region, for who sent the datagrams in it."""
 
+_monotonic = time.monotonic  # the real one: tests put clocks of their own in its place
 _run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
 
 
@@ -132,7 +137,10 @@ class Loop:
         self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
         self.backlog: Sized = ()
-        """While this is not empty, a poll does not wait."""
+        """While this is not empty, a poll does not wait, and may be skipped: what is there already takes longer."""
+        self.may_skip = 0
+        """How many polls may be skipped from now on."""
+        self._skipped_at = 0.0
         self.last: object = None
         """Who got the last record, where records are handed out one by one."""
         self.on_error: Callable[[BaseException], object] | None = None
@@ -183,15 +191,24 @@ class Loop:
 
         timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
         returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
-        returns -1 at once: their bytes would be overwritten.
+        returns -1 at once: their bytes would be overwritten. While there is a backlog, and nothing to send, up to
+        `MOST_SKIPPED` polls within `LONGEST_SKIPPED` return 0 without a look.
         """
         if self.dirty:
             self.flush()
             if self.backlog:
                 # A write that failed has scheduled what tells of it.
                 timeout = 0
+        elif self.backlog and self.may_skip and self._batch is None:
+            now = _monotonic()
+            if self.may_skip == MOST_SKIPPED:
+                self._skipped_at = now
+            if now - self._skipped_at <= LONGEST_SKIPPED:
+                self.may_skip -= 1
+                return 0
         if self._batch is not None:
             return -1
+        self.may_skip = MOST_SKIPPED
         if timeout is None:
             nanoseconds = -1
         elif timeout > 0:

@@ -10,6 +10,7 @@
 #endif
 
 enum {
+  CALM = 8,           /* as in transports.py: turns with one write after which the next one is expected to be alone too */
   LARGE = 32 * 1024,  /* as in transports.py: above it bytes are read where they are to stay */
   MOST_PIECES = 64,   /* of one vectored write; more are joined */
   RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
@@ -26,6 +27,7 @@ typedef struct {
   State *state;
   Py_ssize_t more_size, flush_at, conn_lost;
   Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
+  int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
   char writing;
 } Part;
 
@@ -174,6 +176,22 @@ static PyObject *flush(PyObject *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
+/* Whether what is written now, as the first of a turn, is not to wait for its end. */
+static int is_to_send(Part *part, PyObject *self, const EventLoop *loop) {
+  const Ready *dirty;
+
+  if (loop == NULL || loop->queue == NULL || loop->thread_id == Py_None)
+    return 1; /* there is no turn whose end would do it */
+  dirty = loop->queue->dirty;
+  if (dirty->length > 0 && ready_peek(dirty, dirty->length - 1) == self)
+    part->calm = 0; /* it has sent at once, and this is the turn's second write */
+  else if (part->calm < CALM)
+    part->calm++;
+  else /* the peer can work while whoever writes goes on, if nothing else is to run */
+    return dirty->length == 0 && loop->ready != NULL && loop->ready->length == 0 && !loop->queue->active;
+  return 0;
+}
+
 /* Takes over the reference to `data`, which is bytes. */
 static int queue_data(State *state, PyObject *self, PyObject *data) {
   Part *part = part_of(self);
@@ -195,6 +213,7 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
       Py_DECREF(list);
   }
   if (PyBytes_GET_SIZE(part->first) > 0) {
+    part->calm = 0;
     status = PyList_Append(part->more, data);
     Py_DECREF(data);
     if (status < 0)
@@ -204,13 +223,15 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
   } else {
     replace(&part->first, data);
     if (!part->writing) {
+      int at_once = is_to_send(part, self, loop);
+
       if (loop == NULL || loop->queue == NULL || ready_append(loop->queue->dirty, self) < 0) {
         if (!PyErr_Occurred())
           PyErr_SetString(PyExc_RuntimeError, "the transport's loop is gone");
         return -1;
       }
-      if (loop->thread_id == Py_None)
-        status = stream_flush(state, self); /* there is no turn whose end would do it */
+      if (at_once)
+        status = stream_flush(state, self);
     }
   }
   if (status == 0 && (size > part->flush_at || part->writing)) {
@@ -499,6 +520,7 @@ static const PyMemberDef part_members[] = {
   {"_own_context", T_OBJECT_EX, offsetof(Part, own_context), 0, NULL},
   {"_stream", T_OBJECT_EX, offsetof(Part, stream), 0, NULL},
   {"_more_size", T_PYSSIZET, offsetof(Part, more_size), 0, NULL},
+  {"_calm", T_INT, offsetof(Part, calm), 0, NULL},
   {"_flush_at", T_PYSSIZET, offsetof(Part, flush_at), 0, NULL},
   {"_conn_lost", T_PYSSIZET, offsetof(Part, conn_lost), 0, NULL},
   {"_writing", T_BOOL, offsetof(Part, writing), 0, NULL},
