@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+
 class Connections(Servers):
     """The part of the loop that makes connections."""
 
@@ -42,18 +45,14 @@ class Connections(Servers):
         Raises `OSError`; then `sock` is as it was.
         """
         facts = {} if extra is None else extra.copy()
-        for name, ask in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
-            if name not in facts:
-                facts[name] = name_of(ask)
+        if "sockname" not in facts:
+            facts["sockname"] = name_of(sock.getsockname)
+        if "peername" not in facts:
+            facts["peername"] = name_of(sock.getpeername)
         fd = sock.fileno()
-        stream = uv.Tcp(self._uv, fd)
+        # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
+        stream = uv.Tcp(self._uv, fd, sock.family in INTERNET)
         sock.detach()
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
-            try:
-                stream.nodelay(True)
-            except OSError:
-                pass  # a stream that knows no Nagle's algorithm
         transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
         self._transports[fd] = weakref.ref(transport)
         return transport
@@ -157,19 +156,32 @@ class Connections(Servers):
     ) -> tuple[Any, Any]:
         """Return a transport on `sock`, which is connected, and its protocol; on failure close `sock` if it is ours."""
         try:
-            connected: tuple[Any, Any] = await self._create_connection_transport(  # type: ignore[attr-defined]
-                sock,
-                protocol_factory,
-                ssl,
-                server_hostname,
-                ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout,
-            )
+            sock.setblocking(False)
+            protocol = protocol_factory()
+            waiter: asyncio.Future[None] = self.create_future()
+            transport: asyncio.Transport
+            if ssl:
+                transport = self._make_ssl_transport(
+                    sock,
+                    protocol,
+                    None if isinstance(ssl, bool) else ssl,
+                    waiter,
+                    server_hostname=server_hostname,
+                    ssl_handshake_timeout=ssl_handshake_timeout,
+                    ssl_shutdown_timeout=ssl_shutdown_timeout,
+                )
+            else:
+                transport = self._make_socket_transport(sock, protocol, waiter)
         except BaseException:
             if ours:
                 sock.close()  # unless a transport has taken it over: then it is detached
             raise
-        return connected
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
 
     async def start_tls(
         self,
@@ -283,7 +295,7 @@ class Connections(Servers):
             sock.setblocking(False)
             if local is not None:
                 _bind_local(sock, local)
-            await self.sock_connect(sock, address)
+            await self._connect(sock, address)
         except OSError as exc:
             if sock is not None:
                 sock.close()

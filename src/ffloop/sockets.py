@@ -75,10 +75,15 @@ class Sockets(Readers):
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
             )
             address = infos[0][4]
+        await self._connect(sock, address)
+
+    async def _connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to `address`, in which there is no name to resolve."""
         try:
             sock.connect(address)
         except (BlockingIOError, InterruptedError):
-            pass
+            if name_of(sock.getpeername) is not None:
+                return  # on this machine a peer has answered by now, whatever connect() says
         else:
             return
         await self._writable(sock)

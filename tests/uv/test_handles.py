@@ -405,8 +405,7 @@ def test_an_echo_server_needs_nothing_but_the_binding(loop):
 
     def on_connection(status, events):
         connection, _ = listening.accept()
-        stream = uv.Tcp(loop, connection.detach())
-        stream.nodelay(True)
+        stream = uv.Tcp(loop, connection.detach(), nodelay=True)
         streams.append(stream)
 
         def on_read(nread, offset):

@@ -78,8 +78,7 @@ int ffloop_async_send(uv_handle_t *async);
 void ffloop_handle_close(uv_handle_t *handle);
 
 /* stream.c */
-uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error);
-int ffloop_tcp_nodelay(uv_handle_t *tcp, int enable);
+uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int nodelay, int *error);
 int ffloop_read_start(uv_handle_t *stream, int only_watch);
 int ffloop_read_stop(uv_handle_t *stream);
 int64_t ffloop_try_write(uv_handle_t *stream, const char *base, size_t length);

@@ -18,8 +18,8 @@ enum {
 };
 
 /* Opens a stream on a connected socket. On success the handle owns `fd`; on failure NULL is returned,
- * *error is set, and `fd` is still the caller's. */
-uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *error) {
+ * *error is set, and `fd` is still the caller's. With `nodelay` Nagle's algorithm is switched off, where there is one. */
+uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int nodelay, int *error) {
   uv_handle_t *tcp;
 
   *error = UV_EBADF;
@@ -39,11 +39,9 @@ uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int *
     ffloop_handle_close(tcp);
     return NULL;
   }
+  if (nodelay)
+    uv_tcp_nodelay((uv_tcp_t *) tcp, 1);
   return tcp;
-}
-
-int ffloop_tcp_nodelay(uv_handle_t *tcp, int enable) {
-  return uv_tcp_nodelay((uv_tcp_t *) tcp, enable);
 }
 
 static void on_alloc(uv_handle_t *stream, size_t suggested, uv_buf_t *buf) {

@@ -24,9 +24,9 @@ class Stream(Handle):
 
     _on_written: Callable[[int], object] | None
 
-    def __init__(self, loop: Loop, create: Any, fd: int) -> None:
+    def __init__(self, loop: Loop, create: Any, fd: int, *arguments: Any) -> None:
         """Take over `fd` with the C function `create`; raises the `OSError` that it reports, and leaves `fd` alone."""
-        super().__init__(loop, create, fd)
+        super().__init__(loop, create, fd, *arguments)
         self._fd = fd
         self.on_close: Callable[[], object] | None = None
         """Called before the descriptor is closed: for whoever has borrowed it."""

@@ -1,7 +1,6 @@
 """TCP connections (https://docs.libuv.org/en/v1.x/tcp.html)."""
 
 from ._libuv import lib
-from .handle import check
 from .loop import Loop
 from .stream import Stream
 
@@ -11,13 +10,10 @@ class Tcp(Stream):
 
     __slots__ = ()
 
-    def __init__(self, loop: Loop, fd: int) -> None:
+    def __init__(self, loop: Loop, fd: int, nodelay: bool = False) -> None:
         """Take over `fd`, a connected stream socket: from here on only `close()` closes it.
 
-        Raises `OSError`; then `fd` is still the caller's.
+        nodelay: whether to switch Nagle's algorithm off, if the socket knows one. Raises `OSError`; then `fd` is still
+        the caller's.
         """
-        super().__init__(loop, lib.ffloop_tcp_open, fd)
-
-    def nodelay(self, enable: bool) -> None:
-        """Switch Nagle's algorithm off (True) or on; raises `OSError`."""
-        check(lib.ffloop_tcp_nodelay(self._pointer(), enable))
+        super().__init__(loop, lib.ffloop_tcp_open, fd, nodelay)
