@@ -240,3 +240,31 @@ async def test_reading_a_file_to_a_transport_falls_back_where_it_must(tmp_path):
         received += await loop.sock_recv(right, 10000)
     assert received == b"content" * 1000
     right.close()
+
+
+@pytest.mark.parametrize("way", ["create_connection", "sock_connect"])
+async def test_a_server_in_the_same_loop_has_accepted_when_connecting_returns(way):
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        made = loop.create_future()
+        server = await loop.create_server(lambda made=made: Told(made), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        if way == "create_connection":
+            transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+            assert made.done()
+        else:
+            transport = socket.socket()
+            transport.setblocking(False)
+            await loop.sock_connect(transport, address)
+        server.close()
+        async with asyncio.timeout(10):
+            (await made).close()
+        transport.close()
+
+
+class Told(asyncio.Protocol):
+    def __init__(self, made):
+        self.made = made
+
+    def connection_made(self, transport):
+        self.made.set_result(transport)

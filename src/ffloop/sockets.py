@@ -82,9 +82,16 @@ class Sockets(Readers):
         try:
             sock.connect(address)
         except (BlockingIOError, InterruptedError):
-            if name_of(sock.getpeername) is not None:
-                return  # on this machine a peer has answered by now, whatever connect() says
+            pass
         else:
+            return
+        if name_of(sock.getpeername) is not None:
+            # On this machine a peer has answered by now, whatever connect() says. Who connects comes back no sooner than
+            # after a poll all the same: a server in this loop has accepted the connection by then.
+            connected: asyncio.Future[None] = self.create_future()
+            self.call_soon(_wake, connected)
+            self._uv.may_skip = 0
+            await connected
             return
         await self._writable(sock)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -166,7 +166,11 @@ typedef struct {
   int active;        /* a batch is being handed out, or is to be */
   int waiting;       /* inside of libuv without the GIL: only a wake-up ends that */
   uint64_t serial;   /* of the batch */
+  int may_skip;      /* how many polls may be skipped from now on */
+  int64_t skipped_at; /* when the first of them was, in ns */
 } Queue;
+
+enum { MOST_SKIPPED = 64 }; /* polls */
 
 extern PyType_Spec queue_spec;
 int queue_poll(Queue *queue, int64_t timeout_ns); /* the number of records; -1 when older ones are left, -2 for an exception */
@@ -194,8 +198,6 @@ typedef struct {
   int replaced;            /* what was set on the instance, likewise */
   char many;               /* run_forever is our caller: the turns follow each other without going back to it */
   char running;            /* in the callbacks of a turn of ours: what comes into the queue is seen before the next wait */
-  int skipped;             /* turns without a poll */
-  int64_t polled_at;       /* when the first of them was, in ns */
 } EventLoop;
 
 extern PyType_Spec loop_spec;

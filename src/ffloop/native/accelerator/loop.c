@@ -19,8 +19,8 @@ enum {
   PLAIN_ALL = 127
 };
 
-/* While callbacks are ready, that many turns may pass without a look at the sockets, or so many ns. */
-enum { MOST_SKIPPED = 64, LONGEST_SKIPPED = 25000 };
+/* While callbacks are ready, so many ns may pass without a look at the sockets, or MOST_SKIPPED turns. */
+enum { LONGEST_SKIPPED = 25000 };
 
 /* So many turns follow each other before run_forever() gets its turn: callbacks that are C throughout run no bytecode, and only between
  * bytecodes does Python let other threads run. */
@@ -422,18 +422,19 @@ static int has_own_poll(EventLoop *self, int own) {
  * *now to the time in ns when it can. */
 static int may_skip(EventLoop *self, int own, int64_t *now) {
 #ifdef __linux__
+  Queue *queue = self->queue;
   struct timespec moment;
 
-  if (self->ready->length == 0 || self->queue->dirty->length > 0 || self->queue->active || self->skipped >= MOST_SKIPPED ||
+  if (self->ready->length == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
       self->stopping != Py_False || !(own & PLAIN_TIME) || !is_real_clock(self->state) || !has_own_poll(self, own))
     return 0;
   clock_gettime(CLOCK_MONOTONIC, &moment);
   *now = (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
-  if (self->skipped == 0)
-    self->polled_at = *now;
-  else if (*now - self->polled_at > LONGEST_SKIPPED)
+  if (queue->may_skip == MOST_SKIPPED)
+    queue->skipped_at = *now;
+  else if (*now - queue->skipped_at > LONGEST_SKIPPED)
     return 0;
-  self->skipped++;
+  queue->may_skip--;
   return 1;
 #else
   (void) self;
@@ -472,7 +473,6 @@ static int poll(EventLoop *self, int own) {
 
   if (timers < 0)
     return -1;
-  self->skipped = 0;
   if (self->ready->length > 0 || self->stopping != Py_False) {
     timeout = 0;
   } else if (timers > 0) {
@@ -548,7 +548,8 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
   int own = has_own_turn(self), status = 0, turns = 0;
 
   (void) unused;
-  self->skipped = MOST_SKIPPED; /* a run begins with a poll, however short it is */
+  if (self->queue != NULL)
+    self->queue->may_skip = 0; /* a run begins with a poll, however short it is */
   self->many = 0; /* who calls this from a callback gets one turn */
   if (own == 0) {
     PyObject *done;

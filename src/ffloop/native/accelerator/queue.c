@@ -45,6 +45,7 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
     PyErr_SetString(PyExc_ValueError, "the loop is closed");
     return -2;
   }
+  queue->may_skip = MOST_SKIPPED;
   if (timeout_ns != 0) {
     /* A write that failed has scheduled what tells of it; and another thread may have come in between, which wakes nobody who is
      * not waiting yet. From here to the wait the GIL is ours. */
@@ -342,6 +343,7 @@ static PyMemberDef members[] = {
   {"backlog", T_OBJECT_EX, offsetof(Queue, backlog), 0, NULL},
   {"last", T_OBJECT, offsetof(Queue, last), 0, NULL},
   {"on_error", T_OBJECT, offsetof(Queue, on_error), 0, NULL},
+  {"may_skip", T_INT, offsetof(Queue, may_skip), 0, NULL},
   {NULL, 0, 0, 0, NULL},
 };
 
