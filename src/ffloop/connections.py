@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
-from .sockets import check_ssl_socket, name_of
+from .sockets import Sockets, check_ssl_socket, name_of
 from .tls import SSLProtocol
 from .transports import StreamTransport
 
@@ -166,6 +166,7 @@ class Connections(Servers):
                     protocol,
                     None if isinstance(ssl, bool) else ssl,
                     waiter,
+                    server_side=False,
                     server_hostname=server_hostname,
                     ssl_handshake_timeout=ssl_handshake_timeout,
                     ssl_shutdown_timeout=ssl_shutdown_timeout,
@@ -295,7 +296,10 @@ class Connections(Servers):
             sock.setblocking(False)
             if local is not None:
                 _bind_local(sock, local)
-            await self._connect(sock, address)
+            if getattr(self.sock_connect, "__func__", None) is Sockets.sock_connect:
+                await self._connect(sock, address)
+            else:
+                await self.sock_connect(sock, address)  # a program's own
         except OSError as exc:
             if sock is not None:
                 sock.close()

@@ -67,6 +67,7 @@ class Server(asyncio.Server):
         self._serving_forever: asyncio.Future[None] | None = None
         self._active_count = 0  # open connections; which they are, the loop knows
         self._in_vain = 0  # how often in a row a second connection was looked for in vain, up to 4
+        self._last_host: Any = None  # of the last connection
         self._skip = 0  # in so many turns one is accepted, and no second one looked for
         self._waiters: list[asyncio.Future[None]] | None = []  # None: closed, and nobody is connected
 
@@ -200,7 +201,12 @@ class Server(asyncio.Server):
         try:
             protocol = self._protocol_factory()
             own = name_of(connection.getsockname)
-            # Most connections have the listener's name: they share the object.
+            # Most connections have the listener's name: they share the object. Behind a proxy, peers have one host.
+            if isinstance(address, tuple):
+                if address[0] == self._last_host:
+                    address = (self._last_host, *address[1:])
+                else:
+                    self._last_host = address[0]
             extra = {"sockname": name if own == name else own, "peername": address}
             if self._ssl_context is None:
                 loop._make_socket_transport(connection, protocol, extra=extra, server=self, context=context)

@@ -86,8 +86,8 @@ class Sockets(Readers):
         else:
             return
         if name_of(sock.getpeername) is not None:
-            # On this machine a peer has answered by now, whatever connect() says. Who connects comes back no sooner than
-            # after a poll all the same: a server in this loop has accepted the connection by then.
+            # On this machine a peer has answered by now, whatever connect() says. Who connects comes back no sooner
+            # than after a poll all the same: a server in this loop has accepted the connection by then.
             connected: asyncio.Future[None] = self.create_future()
             self.call_soon(_wake, connected)
             self._uv.may_skip = 0

@@ -142,8 +142,6 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._rest: bytes | memoryview = b""  # what is to go after it
         super().__init__(extra, loop)
         self._stream = stream
-        self._region = loop._uv.region
-        self._dirty = loop._uv.dirty
         self._server: Server | None = None
         self._own_context = contextvars.copy_context() if context is None else context
         self._context: contextvars.Context | None = None  # the same, but None while nothing is to be received
@@ -222,9 +220,9 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             if self._held:
                 self._stream.read_start(self._hold_record)
             elif self._buffered and uv.CAN_WATCH:
-                self._stream.watch(self._fill_record)
+                self._stream.watch(self._receiver(True))
             else:
-                self._stream.read_start(self._fill_record if self._buffered else self._deliver_record)
+                self._stream.read_start(self._receiver(self._buffered))
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on socket transport")
 
@@ -240,12 +238,16 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
     # The receivers of read records, of which one is in force: `nread` bytes at `offset` of the region, or a status.
 
+    def _receiver(self, fill: bool) -> Callable[[int, int], object]:
+        """Return the one that has the protocol's buffer filled, or the one that delivers bytes."""
+        return self._fill_record if fill else self._deliver_record
+
     def _deliver_record(self, nread: int, offset: int) -> None:
         try:
             if nread > 0:
                 if nread > LARGE:
                     self._expect_large()
-                self._context.run(self._protocol.data_received, self._region[offset : offset + nread])  # type: ignore[union-attr]
+                self._context.run(self._protocol.data_received, self._loop._uv.region[offset : offset + nread])  # type: ignore[union-attr]
             elif nread:
                 self._context.run(self._on_read_end, nread)  # type: ignore[union-attr]
             else:
@@ -254,7 +256,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             raise
         except BaseException as exc:
             if self._context is not None and is_entered(self._context):
-                self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
+                self._set_aside(nread, self._loop._uv.received(nread, offset) if nread > 0 else b"")
             else:
                 self._on_failed_delivery(exc)
 
@@ -298,7 +300,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             if nread == 0:
                 self._context.run(self._fill, None)  # type: ignore[union-attr]
             elif nread > 0:
-                self._context.run(self._fill, memoryview(self._region)[offset : offset + nread])  # type: ignore[union-attr]
+                self._context.run(self._fill, memoryview(self._loop._uv.region)[offset : offset + nread])  # type: ignore[union-attr]
                 if self._held:
                     self._loop.call_soon(self._release)
             else:
@@ -307,11 +309,11 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             if self._context is None or not is_entered(self._context):
                 raise
             if nread:
-                self._set_aside(nread, self._region[offset : offset + nread] if nread > 0 else b"")
+                self._set_aside(nread, self._loop._uv.received(nread, offset) if nread > 0 else b"")
 
     def _hold_record(self, nread: int, offset: int) -> None:
         if nread and not self._closing:
-            self._keep(nread, self._region[offset : offset + nread] if nread > 0 else b"")
+            self._keep(nread, self._loop._uv.received(nread, offset) if nread > 0 else b"")
 
     def _keep(self, nread: int, data: bytes, index: int = sys.maxsize) -> None:
         if self._held is None:
@@ -459,7 +461,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             self._first = data
             size = len(data)
             if not self._writing:
-                dirty = self._dirty
+                dirty = self._loop._uv.dirty
                 at_once = self._loop._thread_id is None  # there is no turn whose end would do it
                 if dirty and dirty[-1] is self:
                     self._calm = 0  # it has sent at once, and this is the turn's second write
@@ -834,24 +836,16 @@ _PER_PACKET = (
     "_own_context",
     "_stream",
 )
+_FLAGS = ("_resuming", "_eof", "_closing", "_paused", "_ended", "_protocol_connected", "_buffered")
 _RARE = (
     "_facts",
     "_sockname",
     "_peername",
-    "_region",
-    "_dirty",
     "_rest",
-    "_resuming",
     "_server",
     "_socket",
     "_held",
-    "_eof",
     "_empty_waiter",
-    "_closing",
-    "_paused",
-    "_ended",
-    "_protocol_connected",
-    "_buffered",
     "__dict__",
     "__weakref__",
 )
@@ -866,15 +860,12 @@ elif accelerator is not None and hasattr(accelerator, "Stream"):
 
         __slots__ = _RARE
 
-        _deliver_in_python = PureStreamTransport._deliver_record
-        _fill_in_python = PureStreamTransport._fill_record
-
 else:
 
     class StreamTransport(PureStreamTransport):
         """`PureStreamTransport`, with its attributes."""
 
-        __slots__ = _PER_PACKET + _RARE
+        __slots__ = _PER_PACKET + _FLAGS + _RARE
 
 
 def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:

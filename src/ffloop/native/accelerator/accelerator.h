@@ -204,11 +204,8 @@ extern PyType_Spec loop_spec;
 
 /* stream.c: the stream transport. */
 int stream_add_type(PyObject *module, State *state);
-int stream_deliver(State *state, PyObject *transport, int64_t nread, int64_t offset);
-int stream_fill(State *state, PyObject *transport, int64_t nread, int64_t offset);
+int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
 int stream_flush(State *state, PyObject *transport);
-PyObject *stream_deliver_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *stream_fill_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* Whether what was raised is let through, as asyncio does. */
 static inline int is_let_through(void) {

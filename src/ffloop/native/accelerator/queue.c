@@ -107,12 +107,8 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
     return done != NULL ? 0 : -1;
   }
   Py_DECREF(key);
-  if (PyCFunction_CheckExact(callback) &&
-      PyCFunction_GET_FUNCTION(callback) == (PyCFunction) (void (*)(void)) stream_deliver_record) {
-    status = stream_deliver(queue->state, PyCFunction_GET_SELF(callback), record->status, record->payload);
-  } else if (PyCFunction_CheckExact(callback) &&
-             PyCFunction_GET_FUNCTION(callback) == (PyCFunction) (void (*)(void)) stream_fill_record) {
-    status = stream_fill(queue->state, PyCFunction_GET_SELF(callback), record->status, record->payload);
+  if (queue->state->stream_type != NULL && PyObject_TypeCheck(callback, queue->state->stream_type)) {
+    status = stream_receive(queue->state, callback, record->status, record->payload);
   } else {
     PyObject *args[2] = {PyLong_FromLongLong(record->status), PyLong_FromLongLong(record->payload)};
 

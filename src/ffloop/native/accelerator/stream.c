@@ -28,7 +28,8 @@ typedef struct {
   Py_ssize_t more_size, flush_at, conn_lost;
   Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
   int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
-  char writing;
+  char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
+  char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
 } Part;
 
 static inline Part *part_of(PyObject *self) {
@@ -290,7 +291,7 @@ static int failed_delivery(PyObject *self) {
 }
 
 /* Gives the protocol what lies in the region, in the connection's context. */
-int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
+static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
   EventLoop *loop;
   Part *part;
   PyObject *data, *context, *protocol, *result;
@@ -300,7 +301,7 @@ int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) 
   loop = loop_of(state, self);
   if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL ||
       part->context == NULL || !PyContext_CheckExact(part->context))
-    return deliver_in_python(self, "_deliver_in_python", nread, offset);
+    return deliver_in_python(self, "_deliver_record", nread, offset);
   if (nread > LARGE && tell(PyObject_CallMethod(self, "_expect_large", NULL)) < 0)
     return failed_delivery(self);
   data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
@@ -387,14 +388,14 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
 }
 
 /* Has the protocol's buffer filled, when there is something for it in the kernel (nread 0). */
-int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
+static int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
   Part *part;
   PyObject *context, *protocol;
   int status;
 
   part = part_of(self);
   if (nread != 0 || part->protocol == NULL || part->context == NULL || !PyContext_CheckExact(part->context))
-    return deliver_in_python(self, "_fill_in_python", nread, offset);
+    return deliver_in_python(self, "_fill_record", nread, offset);
   context = Py_NewRef(part->context);
   protocol = Py_NewRef(part->protocol);
   if (PyContext_Enter(context) < 0) {
@@ -411,29 +412,15 @@ int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
   return status;
 }
 
-static PyObject *receive_record(int (*receive)(State *, PyObject *, int64_t, int64_t), PyObject *self, PyObject *const *args,
-                                Py_ssize_t nargs) {
-  State *state = part_of(self)->state;
-  long long nread, offset;
-
-  if (nargs != 2) {
-    PyErr_SetString(PyExc_TypeError, "a record has a status and a payload");
-    return NULL;
-  }
-  nread = PyLong_AsLongLong(args[0]);
-  offset = PyLong_AsLongLong(args[1]);
-  if (PyErr_Occurred() || receive(state, self, nread, offset) < 0)
-    return NULL;
-  Py_RETURN_NONE;
+/* The receiver of records: the transport itself, which the queue recognizes. A bound method for each connection would be 72 bytes. */
+static PyObject *receiver(PyObject *self, PyObject *fill) {
+  part_of(self)->fills = fill == Py_True;
+  return Py_NewRef(self);
 }
 
-/* These two are what the queue recognizes: it calls what is behind them without making numbers of Python's first. */
-PyObject *stream_deliver_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-  return receive_record(stream_deliver, self, args, nargs);
-}
-
-PyObject *stream_fill_record(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-  return receive_record(stream_fill, self, args, nargs);
+/* Deals with a record for a transport that is its own receiver. */
+int stream_receive(State *state, PyObject *self, int64_t nread, int64_t offset) {
+  return part_of(self)->fills ? stream_fill(state, self, nread, offset) : stream_deliver(state, self, nread, offset);
 }
 
 #define EACH_OBJECT(part, visit)                                                                                           \
@@ -495,6 +482,7 @@ static PyObject *new_stream(PyTypeObject *type, PyObject *args, PyObject *kwargs
   if (self != NULL) {
     part_of(self)->module = Py_NewRef(module);
     part_of(self)->state = PyModule_GetState(module);
+    part_of(self)->ended = 1; /* until __init__() says that something has begun */
   }
   return self;
 }
@@ -505,8 +493,7 @@ static PyMethodDef methods[] = {
   {"write", FUNCTION(write_data), METH_FASTCALL | METH_KEYWORDS,
    "write($self, /, data)\n--\n\nQueue `data` to be sent at the end of this turn of the loop."},
   {"_flush", FUNCTION(flush), METH_NOARGS, NULL},
-  {"_deliver_record", FUNCTION(stream_deliver_record), METH_FASTCALL, NULL},
-  {"_fill_record", FUNCTION(stream_fill_record), METH_FASTCALL, NULL},
+  {"_receiver", FUNCTION(receiver), METH_O, NULL},
   {NULL, NULL, 0, NULL},
 };
 
@@ -524,6 +511,13 @@ static const PyMemberDef part_members[] = {
   {"_flush_at", T_PYSSIZET, offsetof(Part, flush_at), 0, NULL},
   {"_conn_lost", T_PYSSIZET, offsetof(Part, conn_lost), 0, NULL},
   {"_writing", T_BOOL, offsetof(Part, writing), 0, NULL},
+  {"_resuming", T_BOOL, offsetof(Part, resuming), 0, NULL},
+  {"_eof", T_BOOL, offsetof(Part, eof), 0, NULL},
+  {"_closing", T_BOOL, offsetof(Part, closing), 0, NULL},
+  {"_paused", T_BOOL, offsetof(Part, paused), 0, NULL},
+  {"_ended", T_BOOL, offsetof(Part, ended), 0, NULL},
+  {"_protocol_connected", T_BOOL, offsetof(Part, protocol_connected), 0, NULL},
+  {"_buffered", T_BOOL, offsetof(Part, buffered), 0, NULL},
   {NULL, 0, 0, 0, NULL},
 };
 
