@@ -129,6 +129,9 @@ class Core(Turns):
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
+        # Not where somebody has put something of his own between the loop and its poll, and counts the looks.
+        own_poll = self._selector.select
+        self._uv.is_skippable = lambda: self._selector is not None and self._selector.select is own_poll
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
         self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)

@@ -137,9 +137,10 @@ class Loop:
         self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
         self.backlog: Sized = ()
-        """While this is not empty, a poll does not wait, and may be skipped: what is there already takes longer."""
+        """While this is not empty, a poll does not wait."""
         self.may_skip = 0
-        """How many polls may be skipped from now on."""
+        """How many polls may be skipped from now on, while there is a backlog and `is_skippable` agrees."""
+        self.is_skippable: Callable[[], bool] | None = None
         self._skipped_at = 0.0
         self.last: object = None
         """Who got the last record, where records are handed out one by one."""
@@ -192,18 +193,18 @@ class Loop:
         timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
         returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
         returns -1 at once: their bytes would be overwritten. While there is a backlog, and nothing to send, up to
-        `MOST_SKIPPED` polls within `LONGEST_SKIPPED` return 0 without a look.
+        `MOST_SKIPPED` polls within `LONGEST_SKIPPED` return 0 without a look, if `is_skippable` is there and agrees.
         """
         if self.dirty:
             self.flush()
             if self.backlog:
                 # A write that failed has scheduled what tells of it.
                 timeout = 0
-        elif self.backlog and self.may_skip and self._batch is None:
+        elif self.backlog and self.may_skip and self._batch is None and self.is_skippable is not None:
             now = _monotonic()
             if self.may_skip == MOST_SKIPPED:
                 self._skipped_at = now
-            if now - self._skipped_at <= LONGEST_SKIPPED:
+            if now - self._skipped_at <= LONGEST_SKIPPED and self.is_skippable():
                 self.may_skip -= 1
                 return 0
         if self._batch is not None:
