@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from .connections import Connections
 
+MOST_ACCEPTED = 256
+"""Connections accepted in one turn, at most: until the next one each keeps memory that it needs only to begin."""
+
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
@@ -159,7 +162,7 @@ class Server(asyncio.Server):
 
     def _accept(self, sock: socket.socket, accept: Acceptor, name: Any) -> None:
         """Accept what waits, but no more than fits the queue: others want their turn."""
-        most = self._backlog + 1
+        most = min(self._backlog, MOST_ACCEPTED) + 1
         if self._skip:
             self._skip -= 1
             most = 1
