@@ -140,7 +140,11 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._writing = False  # a write is in flight: what the kernel would not take at once
         self._resuming = False  # resume_writing() is running
         self._rest: bytes | memoryview = b""  # what is to go after it
-        super().__init__(extra, loop)
+        # What asyncio's constructors do, whose three calls would be a tenth of all this.
+        self._loop = loop
+        self._protocol_paused = False
+        self._high_water, self._low_water, self._flush_at = HIGH_WATER, LOW_WATER, FLUSH_AT
+        self._extra = {} if extra is None else extra
         self._stream = stream
         self._server: Server | None = None
         self._own_context = contextvars.copy_context() if context is None else context
@@ -234,7 +238,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             return  # with the loop
         self._stream.read_stop()
         # Records of this batch may still come. Weakly: the loop keeps a transport alive that reads, no other.
-        self._stream.on_read(partial(_hold_if_alive, weakref.ref(self)))
+        self._stream.on_read(None if self._closing else partial(_hold_if_alive, weakref.ref(self)))
 
     # The receivers of read records, of which one is in force: `nread` bytes at `offset` of the region, or a status.
 

@@ -22,7 +22,7 @@ class Handle:
 
     def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
         """Create the handle with the C function `create`; raises the `OSError` that it reports."""
-        error = ffi.new("int *")
+        error = loop.error
         token = loop.new_token()
         c = create(loop.pointer(), token, *arguments, error)
         if c == ffi.NULL:

@@ -117,6 +117,8 @@ class Loop:
         if c == ffi.NULL:
             raise os_error(error[0])
         self._c: Any = ffi.gc(c, lib.ffloop_loop_free)
+        self.error = error
+        """Where a handle's constructor in C says why there is none: to make room for it each time costs more."""
         self._memory = self._c  # what the region and the records lie in lives as long as this object
         self.new_token: Callable[[], int] = count(1).__next__
         self.handles: dict[int, Handle] = {}

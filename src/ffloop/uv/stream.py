@@ -79,9 +79,12 @@ class Stream(Handle):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return sent
 
-    def on_read(self, callback: Callable[[int, int], object]) -> None:
-        """Let `callback` have what arrives from now on, in place of the one before."""
-        self._listen(lib.FFLOOP_READ, callback)
+    def on_read(self, callback: Callable[[int, int], object] | None) -> None:
+        """Let `callback` have what arrives from now on, in place of the one before; None drops it."""
+        if callback is None:
+            self._ignore(lib.FFLOOP_READ)
+        else:
+            self._listen(lib.FFLOOP_READ, callback)
 
     def read_stop(self) -> None:
         """Read no more. A record that was already collected still comes: its bytes are nowhere else."""
