@@ -82,13 +82,14 @@ typedef struct {
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
-  name(acquire, "acquire") name(buffer_updated, "buffer_updated") name(call_at, "call_at") name(call_exception_handler, "call_exception_handler")   \
-  name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")            \
+  name(acquire, "acquire") name(buffer_updated, "buffer_updated") name(call_at, "call_at")                                \
+  name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
+  name(call_soon_threadsafe, "call_soon_threadsafe")                                                                       \
   name(cancelled, "_cancelled") name(context, "context") name(data_received, "data_received") name(drop, "_drop")          \
   name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol")      \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(release, "release") name(select, "select")                                                                                                   \
-  name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
+  name(release, "release") name(select, "select") name(time, "time")                                                       \
+  name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE

@@ -33,6 +33,17 @@ static int is_a_timer(PyTypeObject *type) {
     }                                                                                                                      \
   } while (0)
 
+/* Fills the slots that every handle has, which are empty. Takes the references to the arguments and to the context. */
+static inline void fill(PyObject *handle, PyObject *loop, PyObject *callback, PyObject *arguments, PyObject *context) {
+  SLOT(handle, layout.callback) = Py_NewRef(callback);
+  SLOT(handle, layout.args) = arguments;
+  SLOT(handle, layout.context) = context;
+  SLOT(handle, layout.loop) = Py_NewRef(loop);
+  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
+  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
+  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+}
+
 /* A handle for `callback(*args)` with `count` arguments, of which it keeps references. `context` NULL is a copy of the current one. The
  * caller of a timer sets `_when`. Nothing of it is visible to others before it is whole. */
 PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
@@ -65,13 +76,7 @@ PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callb
     }
     memset((char *) handle + sizeof(PyObject), 0, (size_t) type->tp_basicsize - sizeof(PyObject));
   }
-  SLOT(handle, layout.callback) = Py_NewRef(callback);
-  SLOT(handle, layout.args) = arguments;
-  SLOT(handle, layout.context) = context;
-  SLOT(handle, layout.loop) = Py_NewRef(loop);
-  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
-  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
-  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+  fill(handle, loop, callback, arguments, context);
   if (is_timer)
     SLOT(handle, layout.scheduled) = Py_NewRef(Py_False);
   PyObject_GC_Track(handle);
@@ -98,13 +103,7 @@ PyObject *handle_new_threadsafe(State *state, PyObject *loop, PyObject *callback
   }
   for (i = 0; i < count; i++)
     PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
-  SLOT(handle, layout.callback) = Py_NewRef(callback);
-  SLOT(handle, layout.args) = arguments;
-  SLOT(handle, layout.context) = context;
-  SLOT(handle, layout.loop) = Py_NewRef(loop);
-  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
-  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
-  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+  fill(handle, loop, callback, arguments, context);
   SLOT(handle, layout.lock) = lock;
   return handle;
 }

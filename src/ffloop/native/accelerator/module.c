@@ -106,6 +106,7 @@ static int take_handles(State *state) {
   };
   PyObject *events, *run;
   size_t i;
+  int status;
 
   state->asyncio_handle = (PyTypeObject *) import_from("asyncio.events", "Handle");
   state->asyncio_timer = (PyTypeObject *) import_from("asyncio.events", "TimerHandle");
@@ -125,9 +126,9 @@ static int take_handles(State *state) {
     return -1;
   }
   state->asyncio_run = keep_if_from(run, PyModule_GetDict(events));
-  i = take_threadsafe_handle(state, PyModule_GetDict(events)) == 0;
+  status = take_threadsafe_handle(state, PyModule_GetDict(events));
   Py_DECREF(events);
-  return i ? 0 : -1;
+  return status;
 }
 
 static int take_loop(State *state) {
