@@ -156,33 +156,19 @@ class Connections(Servers):
     ) -> tuple[Any, Any]:
         """Return a transport on `sock`, which is connected, and its protocol; on failure close `sock` if it is ours."""
         try:
-            sock.setblocking(False)
-            protocol = protocol_factory()
-            waiter: asyncio.Future[None] = self.create_future()
-            transport: asyncio.Transport
-            if ssl:
-                transport = self._make_ssl_transport(
-                    sock,
-                    protocol,
-                    None if isinstance(ssl, bool) else ssl,
-                    waiter,
-                    server_side=False,
-                    server_hostname=server_hostname,
-                    ssl_handshake_timeout=ssl_handshake_timeout,
-                    ssl_shutdown_timeout=ssl_shutdown_timeout,
-                )
-            else:
-                transport = self._make_socket_transport(sock, protocol, waiter)
+            connected: tuple[Any, Any] = await self._create_connection_transport(  # type: ignore[attr-defined]
+                sock,
+                protocol_factory,
+                ssl,
+                server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout,
+                ssl_shutdown_timeout=ssl_shutdown_timeout,
+            )
         except BaseException:
             if ours:
                 sock.close()  # unless a transport has taken it over: then it is detached
             raise
-        try:
-            await waiter
-        except BaseException:
-            transport.close()
-            raise
-        return transport, protocol
+        return connected
 
     async def start_tls(
         self,
