@@ -43,6 +43,13 @@ def errors(loop):
     return told
 
 
+TWO_WORKERS = pytest.mark.skipif(
+    sys.implementation.name == "pypy",
+    reason="on PyPy one of two workers of uvicorn leaves a request unanswered now and then, on stdlib asyncio too",
+)
+"""For tests of uvicorn with several workers."""
+
+
 def collect():
     """Collect garbage. PyPy finalizes a chain of objects link by link, one in each collection."""
     for _ in range(1 if sys.implementation.name == "cpython" else 5):

@@ -15,7 +15,7 @@ import pytest
 import ffloop
 from ffloop.speed import accelerator
 
-from .conftest import free_port
+from .conftest import TWO_WORKERS, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -167,7 +167,7 @@ def test_the_signals_example_stops_in_an_orderly_way():
         assert program.wait(20) == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=TWO_WORKERS)])
 def test_uvicorn_serves_on_ffloop_with_one_worker_and_with_several(workers):
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--loop", "ffloop:new_event_loop", "--app-dir", str(ROOT / "examples")]

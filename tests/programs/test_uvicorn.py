@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from ..conftest import TWO_WORKERS
 from . import missing
 from .processes import LIMIT, Program
 
@@ -202,6 +203,7 @@ def test_sigint_closes_websockets_and_stops(factory):
         assert "the application was shut down" in program.text
 
 
+@TWO_WORKERS
 def test_two_workers_share_a_port_and_stop_together(factory):
     # On a busy machine a worker may be slow to say that it lives, and would be replaced for that.
     with start(factory, "--workers", "2", "--timeout-worker-healthcheck", str(LIMIT)) as program:
