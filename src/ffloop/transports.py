@@ -140,7 +140,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         self._writing = False  # a write is in flight: what the kernel would not take at once
         self._resuming = False  # resume_writing() is running
         self._rest: bytes | memoryview = b""  # what is to go after it
-        # What asyncio's constructors do, whose three calls would be a tenth of all this.
+        # What asyncio's constructors and their check of the limits do, without their three calls.
         self._loop = loop
         self._protocol_paused = False
         self._high_water, self._low_water, self._flush_at = HIGH_WATER, LOW_WATER, FLUSH_AT
