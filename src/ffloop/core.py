@@ -163,10 +163,6 @@ class Core(Turns):
     def _write_to_self(self) -> None:
         self._uv.wake()
 
-    def _is_idle(self) -> bool:
-        """Return whether nothing else is to run in this turn, as far as is known by now."""
-        return not self._ready and not self._uv.dispatching
-
     def _last_callback(self) -> object:
         return self._uv.last
 

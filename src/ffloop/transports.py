@@ -454,28 +454,35 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._conn_lost:
             self._count_lost_write()
             return
+        size = len(data)
         if self._first:
             if self._more is None:
                 self._more = []
             self._calm = 0
             self._more.append(data)
-            self._more_size += len(data)
+            self._more_size += size
             size = len(self._first) + self._more_size
-        else:
+        elif self._writing:
             self._first = data
-            size = len(data)
-            if not self._writing:
-                dirty = self._loop._uv.dirty
-                at_once = self._loop._thread_id is None  # there is no turn whose end would do it
+        else:
+            loop = self._loop
+            queue = loop._uv
+            dirty = queue.dirty
+            if queue._batch is None:
+                if self._calm >= CALM and not dirty and not loop._ready:
+                    dirty.append(self)
+                    self._send(data)  # the peer can work while whoever writes goes on
+                    if self._writing:
+                        self._maybe_pause_protocol()
+                    return
                 if dirty and dirty[-1] is self:
                     self._calm = 0  # it has sent at once, and this is the turn's second write
                 elif self._calm < CALM:
                     self._calm += 1
-                elif not dirty and self._loop._is_idle():
-                    at_once = True  # the peer can work while whoever writes goes on
-                dirty.append(self)
-                if at_once:
-                    self._flush()
+            self._first = data
+            dirty.append(self)
+            if loop._thread_id is None:
+                self._flush()  # there is no turn whose end would do it
         if size > self._flush_at or self._writing:
             self._flush()
             self._maybe_pause_protocol()
@@ -591,14 +598,13 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
         data = self._first
-        if not data or self._writing:
-            return
-        self._first = b""
-        if self._more:
-            data += b"".join(self._more)
-            self._more.clear()
-            self._more_size = 0
-        self._send(data)
+        if data and not self._writing:
+            self._first = b""
+            if self._more:
+                data += b"".join(self._more)
+                self._more.clear()
+                self._more_size = 0
+            self._send(data)
 
     def _send(self, data: bytes | memoryview) -> None:
         try:

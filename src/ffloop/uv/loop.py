@@ -197,8 +197,10 @@ class Loop:
         returns -1 at once: their bytes would be overwritten. While there is a backlog, and nothing to send, up to
         `MOST_SKIPPED` polls within `LONGEST_SKIPPED` return 0 without a look, if `is_skippable` is there and agrees.
         """
-        if self.dirty:
-            self.flush()
+        dirty = self.dirty
+        if dirty:
+            while dirty:
+                dirty.popleft()._flush()
             if self.backlog:
                 # A write that failed has scheduled what tells of it.
                 timeout = 0
@@ -288,9 +290,10 @@ class Loop:
             self.last = callback
         elif self._batch is batch:
             self._batch = None
-        if self.dirty:
-            # The answers are whole by now; the peers can work on them while this side goes on.
-            self.flush()
+        # The answers are whole by now; the peers can work on them while this side goes on.
+        dirty = self.dirty
+        while dirty:
+            dirty.popleft()._flush()
 
     def flush(self) -> None:
         """Let everything in `dirty` hand what it has queued to the kernel."""
