@@ -13,11 +13,10 @@ from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import uv
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import Sockets, check_ssl_socket, name_of
 from .tls import SSLProtocol
-from .transports import StreamTransport
+from .transports import StreamTransport, Tcp
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -51,7 +50,7 @@ class Connections(Servers):
             facts["peername"] = name_of(sock.getpeername)
         fd = sock.fileno()
         # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
-        stream = uv.Tcp(self._uv, fd, sock.family in INTERNET)
+        stream = Tcp(self._uv, fd, sock.family in INTERNET)
         sock.detach()
         transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
         self._transports[fd] = weakref.ref(transport)

@@ -166,8 +166,10 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         # Only once connection_made() has returned may data_received() be called.
         loop.call_soon(self._start_reading)
         if waiter is not None:
-            # And only then may the creator go on.
-            loop.call_soon(_set_unless_done, waiter)
+            self._wake_soon(waiter)  # and only then may the creator go on
+
+    def _wake_soon(self, waiter: asyncio.Future[None]) -> None:
+        self._loop.call_soon(_set_unless_done, waiter)
 
     # The protocol
 
@@ -728,14 +730,18 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             if self._protocol_connected:
                 self._protocol.connection_lost(exc)
         finally:
-            if self._empty_waiter is not None and not self._empty_waiter.done():
-                self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
+            if self._empty_waiter is not None:
+                self._fail_empty_waiter()
             self._close_stream()
             self._ended = True
             self._protocol = None
             server, self._server = self._server, None
             if server is not None:
                 server._detach()
+
+    def _fail_empty_waiter(self) -> None:
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
 
     def _close_stream(self) -> None:
         if self._stream.closed:
@@ -847,35 +853,29 @@ _PER_PACKET = (
     "_stream",
 )
 _FLAGS = ("_resuming", "_eof", "_closing", "_paused", "_ended", "_protocol_connected", "_buffered")
-_RARE = (
-    "_facts",
-    "_sockname",
-    "_peername",
-    "_rest",
-    "_server",
-    "_socket",
-    "_held",
-    "_empty_waiter",
-    "__dict__",
-    "__weakref__",
-)
+_RARE = ("_facts", "_sockname", "_peername", "_rest", "_server", "_socket", "_held", "_empty_waiter")
+_PYTHONS = ("__dict__", "__weakref__")
 
 if TYPE_CHECKING:
     StreamTransport = PureStreamTransport
+    Tcp = uv.Tcp
 
 elif accelerator is not None and hasattr(accelerator, "Stream"):
 
     class StreamTransport(accelerator.Stream, PureStreamTransport):
-        """`PureStreamTransport`, with what runs per packet in C."""
+        """`PureStreamTransport`, with what runs per packet, and for every connection, in C."""
 
-        __slots__ = _RARE
+        __slots__ = _PYTHONS
+
+    Tcp = accelerator.Tcp
 
 else:
+    Tcp = uv.Tcp
 
     class StreamTransport(PureStreamTransport):
         """`PureStreamTransport`, with its attributes."""
 
-        __slots__ = _PER_PACKET + _FLAGS + _RARE
+        __slots__ = _PER_PACKET + _FLAGS + _RARE + _PYTHONS
 
 
 def _hold_if_alive(transport: "weakref.ref[StreamTransport]", nread: int, offset: int) -> None:

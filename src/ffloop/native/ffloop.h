@@ -165,6 +165,10 @@ typedef struct {
   ffloop_record *(*records)(ffloop_loop *loop);
   char *(*region)(ffloop_loop *loop);
   void (*wake)(ffloop_loop *loop);
+  uv_handle_t *(*tcp_open)(ffloop_loop *loop, int64_t token, int64_t fd, int nodelay, int *error);
+  int (*read_start)(uv_handle_t *stream, int only_watch);
+  int (*read_stop)(uv_handle_t *stream);
+  void (*handle_close)(uv_handle_t *handle);
 } ffloop_api;
 
 #endif

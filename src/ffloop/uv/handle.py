@@ -66,6 +66,11 @@ class Handle:
         self._loop.callbacks.pop(self._token << lib.FFLOOP_KIND_BITS | kind, None)
 
 
+def pointer_to(address: int) -> Any:
+    """Return the C handle at `address`, as the functions of `lib` want it."""
+    return ffi.cast("uv_handle_t *", address)
+
+
 def check(status: int) -> None:
     """Raise the `OSError` for a negative `status`."""
     if status < 0:

@@ -18,7 +18,9 @@
 
 #include "../ffloop.h"
 
-enum { MOST_TRANSPORT_SLOTS = 16 };
+enum { MOST_SLOTS = 16 };
+enum { CONNECTION_METHODS = 6 };
+enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in transports.py */
 /* How many dead handles of each type wait for their next use. None under AddressSanitizer, which is to see each one's end. */
 #ifdef __SANITIZE_ADDRESS__
 enum { FREE_HANDLES = 0 };
@@ -35,8 +37,12 @@ typedef struct {
   Py_ssize_t lock;        /* of asyncio's _ThreadSafeHandle */
   Py_ssize_t due;         /* where a Due begins, behind a TimerHandle's slots */
   Py_ssize_t fd;          /* of uv.Stream */
-  Py_ssize_t transport_loop;
-  Py_ssize_t transport_slots[MOST_TRANSPORT_SLOTS]; /* all those of asyncio's transport classes */
+  Py_ssize_t tcp_c, tcp_loop, tcp_token, tcp_on_close; /* of uv.Tcp */
+  Py_ssize_t tcp_slots[MOST_SLOTS]; /* all those of it */
+  int tcp_slot_count;
+  Py_ssize_t tcp_offset;  /* where the part in C begins, behind them */
+  Py_ssize_t transport_loop, transport_paused, transport_high, transport_low; /* of asyncio's transport classes */
+  Py_ssize_t transport_slots[MOST_SLOTS]; /* all those of them */
   int transport_slot_count;
   Py_ssize_t stream_offset; /* where the transport's own part begins, behind them */
 } Layout;
@@ -54,6 +60,7 @@ typedef struct {
   PyTypeObject *queue_type;
   PyTypeObject *loop_type;
   PyTypeObject *stream_type;
+  PyTypeObject *tcp_type; /* NULL where there is none */
 
   PyTypeObject *asyncio_handle;
   PyTypeObject *asyncio_timer;
@@ -76,17 +83,25 @@ typedef struct {
   PyObject *time_module, *time_dict; /* where it can be replaced */
   PyObject *empty_bytes;
   PyObject *format_source; /* asyncio.format_helpers._format_callback_source */
+  PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
+  PyObject *os_error, *pointer_to; /* of ffloop.uv */
+  PyObject *high_water, *low_water; /* of a transport that nobody has told others */
+  PyObject *only_context; /* ("context",): the names of the keywords of call_soon() */
 
   PyObject *free_handles[2]; /* chained by their slot for the callback; of Handle, of TimerHandle */
   int free_count[2];
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
-  name(acquire, "acquire") name(buffer_updated, "buffer_updated") name(call_at, "call_at")                                \
+  name(acquire, "acquire") name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")        \
+  name(call_connection_lost, "_call_connection_lost")                                                                     \
   name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
-  name(call_soon_threadsafe, "call_soon_threadsafe")                                                                       \
-  name(cancelled, "_cancelled") name(context, "context") name(data_received, "data_received") name(drop, "_drop")          \
-  name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol")      \
+  name(call_soon_threadsafe, "call_soon_threadsafe") name(cancelled, "_cancelled")                                         \
+  name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
+  name(data_received, "data_received") name(detach, "_detach") name(drop, "_drop") name(enter, "_enter")                   \
+  name(eof_received, "eof_received") name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join")               \
+  name(maybe_pause, "_maybe_pause_protocol") name(peername, "peername") name(receive, "_receive")                          \
+  name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
   name(release, "release") name(select, "select") name(time, "time")                                                       \
   name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
@@ -160,6 +175,7 @@ typedef struct {
   ffloop_loop *loop; /* NULL before `_open` and after the loop was closed */
   Ready *dirty;
   PyObject *callbacks, *backlog, *last, *on_error;
+  PyObject *handles, *new_token; /* of the uv.Loop that it is, NULL while it is closed */
   PyObject *batch;   /* what stands for the batch in Python, once it was asked for */
   ffloop_record *records;
   char *region;
@@ -203,10 +219,56 @@ typedef struct {
 
 extern PyType_Spec loop_spec;
 
-/* stream.c: the stream transport. */
+/* tcp.c: the handle of a connection. */
+int tcp_add_type(PyObject *module, State *state);
+int is_tcp(const State *state, PyObject *stream); /* whether it is one of these, and the functions below may have it */
+uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
+int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
+int tcp_read_stop(State *state, PyObject *tcp);
+int tcp_close(State *state, PyObject *tcp);
+
+/* stream.c: the stream transport, per packet; connection.c: its beginning and its end. This is what of it is kept in C, behind the slots
+ * that asyncio's class has. */
+typedef struct {
+  PyObject *first;       /* written since the last flush: bytes, b"" for nothing */
+  PyObject *more;        /* what was written after it: a list, None before there was any */
+  PyObject *refusal;     /* why nothing may be written, None if it may */
+  PyObject *protocol, *context, *own_context;
+  PyObject *stream;      /* the uv.Stream, whose descriptor it is */
+  PyObject *facts, *sockname, *peername, *rest, *server, *socket, *held, *empty_waiter; /* for Python's functions */
+  PyObject *module;      /* keeps the state */
+  State *state;
+  Py_ssize_t more_size, flush_at, conn_lost;
+  Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
+  int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
+  char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
+  char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
+} Part;
+
+static inline Part *part_of(PyObject *self) {
+  return (Part *) ((char *) self + layout.stream_offset);
+}
+
+/* The loop of a transport, if it is one of ours. */
+static inline EventLoop *loop_of(const State *state, PyObject *transport) {
+  PyObject *loop = SLOT(transport, layout.transport_loop);
+
+  return loop != NULL && PyObject_TypeCheck(loop, state->loop_type) ? (EventLoop *) loop : NULL;
+}
+
 int stream_add_type(PyObject *module, State *state);
 int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
 int stream_flush(State *state, PyObject *transport);
+int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
+int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
+int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
+extern PyMethodDef connection_methods[CONNECTION_METHODS];
+
+/* Calls a method for what it does: takes its result. */
+static inline int tell(PyObject *done) {
+  Py_XDECREF(done);
+  return done != NULL ? 0 : -1;
+}
 
 /* Whether what was raised is let through, as asyncio does. */
 static inline int is_let_through(void) {
@@ -244,7 +306,9 @@ static inline void replace(PyObject **slot, PyObject *value) {
   Py_XDECREF(old);
 }
 
-/* The offset of a slot that `type` has under `name`, -1 with an exception. */
+/* module.c. The offset of a slot that `type` has under `name`, -1 with an exception; all that it has, with those of its bases. */
 Py_ssize_t slot_offset(PyTypeObject *type, const char *name);
+int find_slots(PyTypeObject *type, Py_ssize_t *slots, int *count);
+PyObject *import_from(const char *module, const char *name);
 
 #endif

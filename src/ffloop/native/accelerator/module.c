@@ -17,7 +17,32 @@ Py_ssize_t slot_offset(PyTypeObject *type, const char *name) {
   return offset;
 }
 
-static PyObject *import_from(const char *module, const char *name) {
+int find_slots(PyTypeObject *type, Py_ssize_t *slots, int *found) {
+  int count = 0; /* other interpreters may be looking at the old one, which is the same */
+
+  for (; type != NULL && type != &PyBaseObject_Type; type = type->tp_base) {
+    PyObject *dict = PyObject_GetAttrString((PyObject *) type, "__dict__"), *values, *iterator, *value;
+
+    values = dict != NULL ? PyObject_CallMethod(dict, "values", NULL) : NULL;
+    iterator = values != NULL ? PyObject_GetIter(values) : NULL;
+    Py_XDECREF(dict);
+    Py_XDECREF(values);
+    if (iterator == NULL)
+      return -1;
+    while ((value = PyIter_Next(iterator)) != NULL) {
+      if (Py_TYPE(value) == &PyMemberDescr_Type && count < MOST_SLOTS)
+        slots[count++] = ((PyMemberDescrObject *) value)->d_member->offset;
+      Py_DECREF(value);
+    }
+    Py_DECREF(iterator);
+    if (PyErr_Occurred())
+      return -1;
+  }
+  *found = count;
+  return 0;
+}
+
+PyObject *import_from(const char *module, const char *name) {
   PyObject *imported = PyImport_ImportModule(module);
   PyObject *found = imported != NULL ? PyObject_GetAttrString(imported, name) : NULL;
 
@@ -184,13 +209,20 @@ static int execute(PyObject *module) {
   NAMES(INTERN)
 #undef INTERN
   state->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
+  state->buffered_protocol = import_from("asyncio", "BufferedProtocol");
+  state->high_water = PyLong_FromLong(HIGH_WATER);
+  state->low_water = PyLong_FromLong(LOW_WATER);
+  state->only_context = PyTuple_Pack(1, state->str_context);
+  if (state->buffered_protocol == NULL || state->high_water == NULL || state->low_water == NULL || state->only_context == NULL)
+    return -1;
   if (state->empty_bytes == NULL || take_api(state) < 0 || take_handles(state) < 0 || take_loop(state) < 0 ||
       handles_add_types(module, state) < 0)
     return -1;
   state->ready_type = add_type(module, &ready_spec);
   state->queue_type = add_type(module, &queue_spec);
   state->loop_type = add_type(module, &loop_spec);
-  if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || stream_add_type(module, state) < 0)
+  if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || tcp_add_type(module, state) < 0 ||
+      stream_add_type(module, state) < 0)
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
   state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");
@@ -205,6 +237,13 @@ static int execute(PyObject *module) {
     visit(state->queue_type);                                                                                              \
     visit(state->loop_type);                                                                                               \
     visit(state->stream_type);                                                                                             \
+    visit(state->tcp_type);                                                                                                \
+    visit(state->buffered_protocol);                                                                                       \
+    visit(state->os_error);                                                                                                \
+    visit(state->pointer_to);                                                                                              \
+    visit(state->high_water);                                                                                              \
+    visit(state->low_water);                                                                                               \
+    visit(state->only_context);                                                                                            \
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
     visit(state->threadsafe_handle);                                                                                       \

@@ -179,6 +179,20 @@ static PyObject *open_loop(Queue *queue, PyObject *address) {
 
   if (PyErr_Occurred())
     return NULL;
+  Py_CLEAR(queue->handles);
+  Py_CLEAR(queue->new_token);
+  if (pointer != NULL) {
+    PyObject *handles = PyObject_GetAttrString((PyObject *) queue, "handles");
+
+    queue->new_token = PyObject_GetAttrString((PyObject *) queue, "new_token");
+    if (handles != NULL && !PyDict_Check(handles)) {
+      PyErr_SetString(PyExc_TypeError, "a loop's handles are a dict");
+      Py_CLEAR(handles);
+    }
+    queue->handles = handles;
+    if (handles == NULL || queue->new_token == NULL)
+      return NULL;
+  }
   queue->loop = pointer;
   queue->active = queue->next = queue->count = 0;
   queue->records = NULL;
@@ -293,6 +307,8 @@ static int traverse(Queue *queue, visitproc visit, void *arg) {
   Py_VISIT(queue->backlog);
   Py_VISIT(queue->last);
   Py_VISIT(queue->on_error);
+  Py_VISIT(queue->handles);
+  Py_VISIT(queue->new_token);
   return 0;
 }
 
@@ -304,6 +320,8 @@ static int clear(Queue *queue) {
     Py_TYPE(queue->dirty)->tp_clear((PyObject *) queue->dirty);
   Py_CLEAR(queue->last);
   Py_CLEAR(queue->on_error);
+  Py_CLEAR(queue->handles);
+  Py_CLEAR(queue->new_token);
   if (queue->backlog != NULL)
     Py_XSETREF(queue->backlog, PyTuple_New(0));
   return 0;
@@ -319,6 +337,8 @@ static void dealloc(Queue *queue) {
   Py_CLEAR(queue->last);
   Py_CLEAR(queue->on_error);
   Py_CLEAR(queue->batch);
+  Py_CLEAR(queue->handles);
+  Py_CLEAR(queue->new_token);
   Py_CLEAR(queue->module);
   type->tp_free(queue);
   Py_DECREF(type);

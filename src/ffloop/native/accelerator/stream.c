@@ -16,38 +16,6 @@ enum {
   RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
 };
 
-/* What of a transport is kept here, behind the slots that asyncio's class has. */
-typedef struct {
-  PyObject *first;       /* written since the last flush: bytes, b"" for nothing */
-  PyObject *more;        /* what was written after it: a list, None before there was any */
-  PyObject *refusal;     /* why nothing may be written, None if it may */
-  PyObject *protocol, *context, *own_context;
-  PyObject *stream;      /* the uv.Stream, whose descriptor it is */
-  PyObject *module;      /* keeps the state */
-  State *state;
-  Py_ssize_t more_size, flush_at, conn_lost;
-  Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
-  int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
-  char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
-  char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
-} Part;
-
-static inline Part *part_of(PyObject *self) {
-  return (Part *) ((char *) self + layout.stream_offset);
-}
-
-static inline EventLoop *loop_of(State *state, PyObject *self) {
-  PyObject *loop = SLOT(self, layout.transport_loop);
-
-  return loop != NULL && PyObject_TypeCheck(loop, state->loop_type) ? (EventLoop *) loop : NULL;
-}
-
-/* Calls a method for what it does. */
-static int tell(PyObject *done) {
-  Py_XDECREF(done);
-  return done != NULL ? 0 : -1;
-}
-
 #ifndef _WIN32
 
 static long descriptor(Part *part) {
@@ -56,8 +24,7 @@ static long descriptor(Part *part) {
   return fd != NULL ? PyLong_AsLong(fd) : -1;
 }
 
-/* Ends the connection for the exception that is set. */
-static int fatal(PyObject *self, const char *message) {
+int stream_fatal(PyObject *self, const char *message) {
   PyObject *exception, *done;
 
   if (is_let_through())
@@ -128,7 +95,7 @@ static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
     if (error != EAGAIN && error != EWOULDBLOCK && error != EINTR) {
       errno = error;
       PyErr_SetFromErrno(PyExc_OSError);
-      return fatal(self, "Fatal write error on socket transport");
+      return stream_fatal(self, "Fatal write error on socket transport");
     }
     sent = 0;
   }
@@ -290,6 +257,27 @@ static int failed_delivery(PyObject *self) {
   return status;
 }
 
+/* Tells the protocol of the end, in the connection's context. */
+static int stream_end(State *state, PyObject *self) {
+  PyObject *context = part_of(self)->context;
+  int status;
+
+  if (context == NULL || !PyContext_CheckExact(context))
+    return deliver_in_python(self, "_deliver_record", state->eof, 0);
+  Py_INCREF(context);
+  if (PyContext_Enter(context) < 0) {
+    /* It runs the loop from inside of data_received(). */
+    PyErr_Clear();
+    status = tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
+  } else {
+    status = connection_read_end(state, self);
+    if (PyContext_Exit(context) < 0 || status < 0)
+      status = failed_delivery(self);
+  }
+  Py_DECREF(context);
+  return status;
+}
+
 /* Gives the protocol what lies in the region, in the connection's context. */
 static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
   EventLoop *loop;
@@ -297,6 +285,8 @@ static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t o
   PyObject *data, *context, *protocol, *result;
   int status = 0;
 
+  if (nread == state->eof)
+    return stream_end(state, self);
   part = part_of(self);
   loop = loop_of(state, self);
   if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL ||
@@ -343,14 +333,14 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
     PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
   if (length <= 0) {
     Py_XDECREF(buffer);
-    return fatal(self, "Fatal error: protocol.get_buffer() call failed.");
+    return stream_fatal(self, "Fatal error: protocol.get_buffer() call failed.");
   }
   if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE | PyBUF_SIMPLE) < 0) {
     if (PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_TypeError))
       PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
                    Py_TYPE(buffer)->tp_name);
     Py_DECREF(buffer);
-    return fatal(self, "Fatal read error on socket transport");
+    return stream_fatal(self, "Fatal read error on socket transport");
   }
   Py_DECREF(buffer); /* the view keeps it */
   fd = descriptor(part_of(self));
@@ -374,17 +364,17 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
       return 0;
     errno = error;
     PyErr_SetFromErrno(PyExc_OSError);
-    return fatal(self, "Fatal read error on socket transport");
+    return stream_fatal(self, "Fatal read error on socket transport");
   }
   part_of(self)->filled = nread;
   if (nread == 0)
-    return tell(PyObject_CallMethod(self, "_on_read_end", "i", (int) state->eof));
+    return connection_read_end(state, self);
   count = PyLong_FromSsize_t(nread);
   if (count == NULL)
     return -1;
   error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));
   Py_DECREF(count);
-  return error == 0 ? 0 : fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
+  return error == 0 ? 0 : stream_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
 }
 
 /* Has the protocol's buffer filled, when there is something for it in the kernel (nread 0). */
@@ -423,15 +413,27 @@ int stream_receive(State *state, PyObject *self, int64_t nread, int64_t offset) 
   return part_of(self)->fills ? stream_fill(state, self, nread, offset) : stream_deliver(state, self, nread, offset);
 }
 
+/* What may be in a cycle; and what is in none: a transport that is written to from somebody's __del__ needs it. */
 #define EACH_OBJECT(part, visit)                                                                                           \
   do {                                                                                                                     \
-    visit((part)->first);                                                                                                  \
-    visit((part)->more);                                                                                                   \
-    visit((part)->refusal);                                                                                                \
     visit((part)->protocol);                                                                                               \
     visit((part)->context);                                                                                                \
     visit((part)->own_context);                                                                                            \
     visit((part)->stream);                                                                                                 \
+    visit((part)->facts);                                                                                                  \
+    visit((part)->sockname);                                                                                               \
+    visit((part)->peername);                                                                                               \
+    visit((part)->server);                                                                                                 \
+    visit((part)->socket);                                                                                                 \
+    visit((part)->held);                                                                                                   \
+    visit((part)->empty_waiter);                                                                                           \
+  } while (0)
+#define EACH_QUEUED(part, visit)                                                                                           \
+  do {                                                                                                                     \
+    visit((part)->first);                                                                                                  \
+    visit((part)->more);                                                                                                   \
+    visit((part)->refusal);                                                                                                \
+    visit((part)->rest);                                                                                                   \
   } while (0)
 
 /* What asyncio's class has is this type's to visit and to clear: the interpreter leaves it to the first type that is not Python's. */
@@ -441,21 +443,18 @@ static int traverse(PyObject *self, visitproc visit, void *arg) {
 
   Py_VISIT(Py_TYPE(self));
   EACH_OBJECT(part, Py_VISIT);
+  EACH_QUEUED(part, Py_VISIT);
   Py_VISIT(part->module);
   for (i = 0; i < layout.transport_slot_count; i++)
     Py_VISIT(SLOT(self, layout.transport_slots[i]));
   return 0;
 }
 
-/* `first`, `more` and `refusal` stay: they are in no cycle, and a transport that is written to from somebody's __del__ needs them. */
 static int clear(PyObject *self) {
   Part *part = part_of(self);
   int i;
 
-  Py_CLEAR(part->protocol);
-  Py_CLEAR(part->context);
-  Py_CLEAR(part->own_context);
-  Py_CLEAR(part->stream);
+  EACH_OBJECT(part, Py_CLEAR);
   for (i = 0; i < layout.transport_slot_count; i++)
     Py_CLEAR(SLOT(self, layout.transport_slots[i]));
   return 0;
@@ -467,7 +466,7 @@ static void dealloc(PyObject *self) {
 
   PyObject_GC_UnTrack(self);
   clear(self);
-  EACH_OBJECT(part, Py_CLEAR);
+  EACH_QUEUED(part, Py_CLEAR);
   Py_CLEAR(part->module);
   type->tp_free(self);
   Py_DECREF(type);
@@ -489,13 +488,17 @@ static PyObject *new_stream(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
 #define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
 
-static PyMethodDef methods[] = {
+static const PyMethodDef packet_methods[] = {
   {"write", FUNCTION(write_data), METH_FASTCALL | METH_KEYWORDS,
    "write($self, /, data)\n--\n\nQueue `data` to be sent at the end of this turn of the loop."},
   {"_flush", FUNCTION(flush), METH_NOARGS, NULL},
   {"_receiver", FUNCTION(receiver), METH_O, NULL},
-  {NULL, NULL, 0, NULL},
 };
+
+enum { PACKET_METHODS = sizeof packet_methods / sizeof *packet_methods };
+
+/* These, those of connection.c, and the end. The type keeps pointers to them. */
+static PyMethodDef methods[PACKET_METHODS + CONNECTION_METHODS + 1];
 
 /* The offsets are those within Part; where that begins is known when asyncio's class is. */
 static const PyMemberDef part_members[] = {
@@ -506,6 +509,14 @@ static const PyMemberDef part_members[] = {
   {"_context", T_OBJECT, offsetof(Part, context), 0, NULL},
   {"_own_context", T_OBJECT_EX, offsetof(Part, own_context), 0, NULL},
   {"_stream", T_OBJECT_EX, offsetof(Part, stream), 0, NULL},
+  {"_facts", T_OBJECT_EX, offsetof(Part, facts), 0, NULL},
+  {"_sockname", T_OBJECT_EX, offsetof(Part, sockname), 0, NULL},
+  {"_peername", T_OBJECT_EX, offsetof(Part, peername), 0, NULL},
+  {"_rest", T_OBJECT_EX, offsetof(Part, rest), 0, NULL},
+  {"_server", T_OBJECT_EX, offsetof(Part, server), 0, NULL},
+  {"_socket", T_OBJECT_EX, offsetof(Part, socket), 0, NULL},
+  {"_held", T_OBJECT_EX, offsetof(Part, held), 0, NULL},
+  {"_empty_waiter", T_OBJECT_EX, offsetof(Part, empty_waiter), 0, NULL},
   {"_more_size", T_PYSSIZET, offsetof(Part, more_size), 0, NULL},
   {"_calm", T_INT, offsetof(Part, calm), 0, NULL},
   {"_flush_at", T_PYSSIZET, offsetof(Part, flush_at), 0, NULL},
@@ -521,33 +532,6 @@ static const PyMemberDef part_members[] = {
   {NULL, 0, 0, 0, NULL},
 };
 
-/* Finds the slots that asyncio's transport classes have. */
-static int find_slots(PyTypeObject *base) {
-  PyTypeObject *type;
-  int count = 0; /* other interpreters may be looking at the old one, which is the same */
-
-  for (type = base; type != NULL && type != &PyBaseObject_Type; type = type->tp_base) {
-    PyObject *dict = PyObject_GetAttrString((PyObject *) type, "__dict__"), *values, *iterator, *value;
-
-    values = dict != NULL ? PyObject_CallMethod(dict, "values", NULL) : NULL;
-    iterator = values != NULL ? PyObject_GetIter(values) : NULL;
-    Py_XDECREF(dict);
-    Py_XDECREF(values);
-    if (iterator == NULL)
-      return -1;
-    while ((value = PyIter_Next(iterator)) != NULL) {
-      if (Py_TYPE(value) == &PyMemberDescr_Type && count < MOST_TRANSPORT_SLOTS)
-        layout.transport_slots[count++] = ((PyMemberDescrObject *) value)->d_member->offset;
-      Py_DECREF(value);
-    }
-    Py_DECREF(iterator);
-    if (PyErr_Occurred())
-      return -1;
-  }
-  layout.transport_slot_count = count;
-  return 0;
-}
-
 /* Makes the type, a subclass of asyncio's `_FlowControlMixin`: in front of StreamTransport, which is one too, it fits with no other. */
 int stream_add_type(PyObject *module, State *state) {
   PyObject *transports = PyImport_ImportModule("asyncio.transports"), *base = NULL, *bases, *type;
@@ -555,6 +539,7 @@ int stream_add_type(PyObject *module, State *state) {
   PyType_Slot slots[] = {
     {Py_tp_doc, "What of a stream transport runs per packet."},
     {Py_tp_new, new_stream},
+    {Py_tp_init, connection_init},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
     {Py_tp_traverse, traverse},
@@ -568,7 +553,7 @@ int stream_add_type(PyObject *module, State *state) {
   if (transports != NULL)
     base = PyObject_GetAttrString(transports, "_FlowControlMixin");
   Py_XDECREF(transports);
-  if (base == NULL || find_slots((PyTypeObject *) base) < 0) {
+  if (base == NULL || find_slots((PyTypeObject *) base, layout.transport_slots, &layout.transport_slot_count) < 0) {
     Py_XDECREF(base);
     return -1;
   }
@@ -577,8 +562,13 @@ int stream_add_type(PyObject *module, State *state) {
   memcpy(members, part_members, sizeof members);
   for (i = 0; members[i].name != NULL; i++)
     members[i].offset += layout.stream_offset;
+  memcpy(methods, packet_methods, sizeof packet_methods);
+  memcpy(methods + PACKET_METHODS, connection_methods, sizeof connection_methods);
   layout.transport_loop = slot_offset((PyTypeObject *) base, "_loop");
-  bases = layout.transport_loop >= 0 ? PyTuple_Pack(1, base) : NULL;
+  layout.transport_paused = slot_offset((PyTypeObject *) base, "_protocol_paused");
+  layout.transport_high = slot_offset((PyTypeObject *) base, "_high_water");
+  layout.transport_low = slot_offset((PyTypeObject *) base, "_low_water");
+  bases = PyErr_Occurred() ? NULL : PyTuple_Pack(1, base);
   Py_DECREF(base);
   if (bases == NULL)
     return -1;

@@ -1,0 +1,346 @@
+/* The stream transport, once per connection: its fields, the first read, the end of what is read, and the end of all. What is rare, or says
+ * something in debug mode, is left to transports.py, whose methods of the same names these stand in for.
+ */
+#include "accelerator.h"
+
+#ifndef _WIN32
+
+enum { FLUSH_AT = 32 * 1024 }; /* bytes, as in transports.py */
+
+/* What the Python class has under that name. */
+static PyObject *call_pure(PyObject *self, PyObject *name) {
+  PyObject *super = PyObject_CallFunctionObjArgs((PyObject *) &PySuper_Type, part_of(self)->state->stream_type, self, NULL);
+  PyObject *result = super != NULL ? PyObject_CallMethodNoArgs(super, name) : NULL;
+
+  Py_XDECREF(super);
+  return result;
+}
+
+/* Has the transport's method `name` called soon. */
+static int call_method_soon(State *state, PyObject *self, PyObject *name) {
+  PyObject *method = PyObject_GetAttr(self, name);
+  PyObject *loop = SLOT(self, layout.transport_loop);
+  int status = method != NULL ? tell(PyObject_CallMethodOneArg(loop, state->str_call_soon, method)) : -1;
+
+  Py_XDECREF(method);
+  return status;
+}
+
+static inline int is_held(const Part *part) {
+  return part->held != NULL && part->held != Py_None;
+}
+
+/* The beginning */
+
+static void take_protocol(State *state, Part *part, PyObject *protocol, int buffered) {
+  (void) state;
+  Py_XSETREF(part->protocol, Py_NewRef(protocol));
+  part->protocol_connected = 1;
+  part->buffered = (char) buffered;
+}
+
+/* The facts: two of them, that most connections have, or a dictionary. */
+static int take_facts(State *state, Part *part, PyObject *extra) {
+  PyObject *sockname = NULL, *peername = NULL;
+
+  if (PyDict_CheckExact(extra) && PyDict_GET_SIZE(extra) == 2) {
+    sockname = PyDict_GetItemWithError(extra, state->str_sockname);
+    if (sockname != NULL)
+      peername = PyDict_GetItemWithError(extra, state->str_peername);
+    if (peername == NULL && PyErr_Occurred())
+      return -1;
+  }
+  if (peername != NULL) {
+    Py_XSETREF(part->sockname, Py_NewRef(sockname));
+    Py_XSETREF(part->peername, Py_NewRef(peername));
+    Py_XSETREF(part->facts, Py_NewRef(Py_None));
+    return 0;
+  }
+  Py_XSETREF(part->sockname, Py_NewRef(Py_None));
+  Py_XSETREF(part->peername, Py_NewRef(Py_None));
+  if (extra == Py_None) {
+    PyObject *empty = PyDict_New();
+
+    if (empty == NULL)
+      return -1;
+    Py_XSETREF(part->facts, empty);
+  } else {
+    Py_XSETREF(part->facts, Py_NewRef(extra));
+  }
+  return 0;
+}
+
+/* As PureStreamTransport.__init__, step by step: each can raise, and what was begun by then has the same end. */
+int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *names[] = {"loop", "stream", "protocol", "waiter", "extra", "server", "context", NULL};
+  PyObject *loop, *stream, *protocol, *waiter = Py_None, *extra = Py_None, *server = Py_None, *context = Py_None;
+  PyObject *made;
+  Part *part = part_of(self);
+  State *state = part->state;
+  int buffered;
+
+  if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|OOOO:StreamTransport", names, &loop, &stream, &protocol, &waiter, &extra,
+                                   &server, &context))
+    return -1;
+  buffered = PyObject_IsInstance(protocol, state->buffered_protocol);
+  if (buffered < 0)
+    return -1;
+  context = context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
+  if (context == NULL)
+    return -1;
+  Py_XSETREF(part->own_context, context);
+  if (take_facts(state, part, extra) < 0)
+    return -1;
+  Py_XSETREF(part->first, Py_NewRef(state->empty_bytes));
+  Py_XSETREF(part->rest, Py_NewRef(state->empty_bytes));
+  Py_XSETREF(part->more, Py_NewRef(Py_None));
+  Py_XSETREF(part->refusal, Py_NewRef(Py_None));
+  Py_XSETREF(part->context, Py_NewRef(Py_None)); /* while nothing is to be received */
+  Py_XSETREF(part->server, Py_NewRef(Py_None));
+  Py_XSETREF(part->socket, Py_NewRef(Py_None));
+  Py_XSETREF(part->held, Py_NewRef(Py_None));
+  Py_XSETREF(part->empty_waiter, Py_NewRef(Py_None));
+  Py_XSETREF(part->stream, Py_NewRef(stream));
+  Py_XSETREF(SLOT(self, layout.transport_loop), Py_NewRef(loop));
+  Py_XSETREF(SLOT(self, layout.transport_paused), Py_NewRef(Py_False));
+  Py_XSETREF(SLOT(self, layout.transport_high), Py_NewRef(state->high_water));
+  Py_XSETREF(SLOT(self, layout.transport_low), Py_NewRef(state->low_water));
+  part->flush_at = FLUSH_AT;
+  part->ended = 0;
+  if (server != Py_None) {
+    if (tell(PyObject_CallMethodNoArgs(server, state->str_attach)) < 0)
+      return -1;
+    Py_XSETREF(part->server, Py_NewRef(server));
+  }
+  take_protocol(state, part, protocol, buffered);
+  made = PyObject_GetAttr(protocol, state->str_connection_made);
+  if (made != NULL) {
+    PyObject *arguments[] = {loop, made, self, part->own_context};
+    int status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, 3, state->only_context));
+
+    Py_DECREF(made);
+    if (status < 0)
+      return -1;
+  }
+  /* Only once connection_made() has returned may data_received() be called, and only then may the creator go on. */
+  if (made == NULL || call_method_soon(state, self, state->str_start_reading) < 0)
+    return -1;
+  return waiter == Py_None ? 0 : tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
+}
+
+/* Has libuv tell of what arrives in the way that suits the protocol. */
+static int receive(State *state, PyObject *self) {
+  Part *part = part_of(self);
+  int status = -1;
+
+  if (!is_held(part) && is_tcp(state, part->stream) && tcp_handle(part->stream) != NULL) {
+    status = tcp_read_start(state, part->stream, part->buffered, self);
+    if (status == 0)
+      part->fills = part->buffered;
+  }
+  if (status > 0)
+    return -1;
+  /* What has failed does so there as well, and is told. */
+  return status == 0 ? 0 : tell(call_pure(self, state->str_receive));
+}
+
+static PyObject *receive_from_python(PyObject *self, PyObject *unused) {
+  (void) unused;
+  if (receive(part_of(self)->state, self) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+static PyObject *start_reading(PyObject *self, PyObject *unused) {
+  Part *part = part_of(self);
+
+  (void) unused;
+  if (is_held(part))
+    return call_pure(self, part->state->str_start_reading);
+  if (part->closing || part->paused || part->own_context == NULL || (part->context != NULL && part->context != Py_None))
+    Py_RETURN_NONE;
+  Py_XSETREF(part->context, Py_NewRef(part->own_context));
+  if (receive(part->state, self) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* The end */
+
+/* Runs a call in the connection's context, or in a copy when the protocol runs the loop from inside of that one. */
+static PyObject *call_inside(PyObject *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs) {
+  PyObject *context = part_of(self)->own_context, *result;
+
+  if (context == NULL || !PyContext_CheckExact(context))
+    return PyErr_Format(PyExc_RuntimeError, "the transport has no context");
+  Py_INCREF(context);
+  if (PyContext_Enter(context) < 0) {
+    PyErr_Clear();
+    Py_SETREF(context, PyContext_Copy(context));
+    if (context == NULL || PyContext_Enter(context) < 0) {
+      Py_XDECREF(context);
+      return NULL;
+    }
+  }
+  result = PyObject_Vectorcall(callback, args, (size_t) nargs, NULL);
+  if (PyContext_Exit(context) < 0)
+    Py_CLEAR(result);
+  Py_DECREF(context);
+  return result;
+}
+
+static PyObject *enter(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
+  PyObject *result;
+
+  if (nargs < 1)
+    return PyErr_Format(PyExc_TypeError, "_enter() wants a callback");
+  result = call_inside(self, args[0], args + 1, nargs - 1);
+  if (result == NULL)
+    return NULL;
+  Py_DECREF(result);
+  Py_RETURN_NONE;
+}
+
+static int stop_reading(State *state, PyObject *self) {
+  Part *part = part_of(self);
+
+  /* What is still to come is kept, for whoever only pauses. */
+  if (!part->closing || !is_tcp(state, part->stream))
+    return tell(call_pure(self, state->str_stop_reading));
+  if (part->context == NULL || part->context == Py_None)
+    return 0;
+  Py_SETREF(part->context, Py_NewRef(Py_None));
+  return tcp_read_stop(state, part->stream);
+}
+
+static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {
+  (void) unused;
+  if (stop_reading(part_of(self)->state, self) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* Sends what is queued, then closes. */
+static int close_connection(State *state, PyObject *self) {
+  Part *part = part_of(self);
+  PyObject *lost, *method;
+  int status = -1;
+
+  if (part->closing)
+    return 0;
+  part->closing = 1;
+  if (stop_reading(state, self) < 0)
+    return -1;
+  if (is_held(part) && PyList_CheckExact(part->held) && PyList_SetSlice(part->held, 0, PyList_GET_SIZE(part->held), NULL) < 0)
+    return -1;
+  if (stream_flush(state, self) < 0)
+    return -1;
+  if (part->writing || part->conn_lost)
+    return 0;
+  part->conn_lost++;
+  method = PyObject_GetAttr(self, state->str_enter);
+  lost = method != NULL ? PyObject_GetAttr(self, state->str_call_connection_lost) : NULL;
+  if (lost != NULL) {
+    PyObject *arguments[] = {SLOT(self, layout.transport_loop), method, lost, Py_None};
+
+    status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, 4, NULL));
+  }
+  Py_XDECREF(method);
+  Py_XDECREF(lost);
+  return status;
+}
+
+static PyObject *close_from_python(PyObject *self, PyObject *unused) {
+  (void) unused;
+  if (close_connection(part_of(self)->state, self) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+/* Tells the protocol that nothing more is to be read, and does what it wants then. */
+int connection_read_end(State *state, PyObject *self) {
+  Part *part = part_of(self);
+  EventLoop *loop = loop_of(state, self);
+  PyObject *protocol, *result;
+  int keep_open;
+
+  if (loop == NULL || loop->debug != Py_False || part->protocol == NULL)
+    return tell(PyObject_CallMethod(self, "_on_read_end", "i", (int) state->eof));
+  protocol = Py_NewRef(part->protocol);
+  result = PyObject_CallMethodNoArgs(protocol, state->str_eof_received);
+  Py_DECREF(protocol);
+  if (result == NULL) {
+    if (is_let_through()) {
+      PyObject *exception = take_exception();
+
+      /* Nobody has dealt with it: let it come again in the next run. */
+      if (part->context != NULL && part->context != Py_None && receive(state, self) < 0)
+        PyErr_WriteUnraisable(self);
+      PyErr_SetObject((PyObject *) Py_TYPE(exception), exception);
+      Py_DECREF(exception);
+      return -1;
+    }
+    return stream_fatal(self, "Fatal error: protocol.eof_received() call failed.");
+  }
+  keep_open = PyObject_IsTrue(result);
+  Py_DECREF(result);
+  if (keep_open < 0)
+    return -1;
+  /* Kept open, the protocol may go on writing; there is nothing left to read, for the next protocol neither. */
+  return keep_open ? stop_reading(state, self) : close_connection(state, self);
+}
+
+static PyObject *call_connection_lost(PyObject *self, PyObject *exc) {
+  Part *part = part_of(self);
+  State *state = part->state;
+  PyObject *server, *failure = NULL;
+  int status;
+
+  if (part->protocol_connected && part->protocol != NULL) {
+    PyObject *protocol = Py_NewRef(part->protocol);
+
+    if (tell(PyObject_CallMethodOneArg(protocol, state->str_connection_lost, exc)) < 0)
+      failure = take_exception();
+    Py_DECREF(protocol);
+  }
+  status = part->empty_waiter != NULL && part->empty_waiter != Py_None ? tell(PyObject_CallMethod(self, "_fail_empty_waiter", NULL)) : 0;
+  if (status == 0 && is_tcp(state, part->stream)) {
+    PyObject *stream = Py_NewRef(part->stream);
+
+    part->writing = 0;
+    status = tcp_close(state, stream);
+    Py_DECREF(stream);
+  } else if (status == 0) {
+    status = tell(PyObject_CallMethod(self, "_close_stream", NULL));
+  }
+  part->ended = 1;
+  Py_XSETREF(part->protocol, Py_NewRef(Py_None));
+  server = part->server;
+  part->server = Py_NewRef(Py_None);
+  if (status == 0 && server != NULL && server != Py_None)
+    status = tell(PyObject_CallMethodNoArgs(server, state->str_detach));
+  Py_XDECREF(server);
+  if (failure != NULL) {
+    if (status < 0)
+      PyErr_WriteUnraisable(self);
+    PyErr_SetObject((PyObject *) Py_TYPE(failure), failure);
+    Py_DECREF(failure);
+    return NULL;
+  }
+  if (status < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+#define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
+
+PyMethodDef connection_methods[CONNECTION_METHODS] = {
+  {"_receive", receive_from_python, METH_NOARGS, NULL},
+  {"_start_reading", start_reading, METH_NOARGS, NULL},
+  {"_stop_reading", stop_reading_from_python, METH_NOARGS, NULL},
+  {"_enter", FUNCTION(enter), METH_FASTCALL, NULL},
+  {"_call_connection_lost", call_connection_lost, METH_O, NULL},
+  {"close", close_from_python, METH_NOARGS, "close($self, /)\n--\n\nSend what is queued, then close."},
+};
+
+#endif

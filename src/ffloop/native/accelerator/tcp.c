@@ -1,0 +1,320 @@
+/* A TCP handle in C, `uv.Tcp`: opened, watched and closed without CFFI's crossings, of which a connection has one for each. What it does
+ * beside that is the Python class's, which asks for the pointer (`_c`) and gets one that CFFI knows.
+ */
+#include "accelerator.h"
+
+#ifndef _WIN32
+
+/* The part of the object behind the slots of the Python class. */
+static inline uv_handle_t **handle_of(PyObject *tcp) {
+  return (uv_handle_t **) ((char *) tcp + layout.tcp_offset);
+}
+
+int is_tcp(const State *state, PyObject *stream) {
+  return stream != NULL && Py_TYPE(stream) == state->tcp_type;
+}
+
+uv_handle_t *tcp_handle(PyObject *tcp) {
+  return *handle_of(tcp);
+}
+
+/* The completion queue that it belongs to, NULL when somebody has taken that away. */
+static Queue *queue_of(State *state, PyObject *tcp) {
+  PyObject *loop = SLOT(tcp, layout.tcp_loop);
+
+  return loop != NULL && PyObject_TypeCheck(loop, state->queue_type) ? (Queue *) loop : NULL;
+}
+
+/* The key of its records of one kind, a new reference. */
+static PyObject *key_of(PyObject *tcp, int kind) {
+  PyObject *token = SLOT(tcp, layout.tcp_token);
+  long long number = token != NULL ? PyLong_AsLongLong(token) : -1;
+
+  if (number == -1)
+    return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "the Tcp was not opened");
+  return PyLong_FromLongLong((long long) ((unsigned long long) number << FFLOOP_KIND_BITS) | kind);
+}
+
+/* Removes what a dictionary may have under a key. Takes the reference to the key, NULL for the exception that making it has set. */
+static int discard(PyObject *dict, PyObject *key) {
+  int there = key != NULL ? PyDict_Contains(dict, key) : -1;
+
+  if (there > 0)
+    there = PyDict_DelItem(dict, key);
+  Py_XDECREF(key);
+  return there < 0 ? -1 : 0;
+}
+
+/* Has `receiver` get what arrives, or learn of it where it is to stay in the kernel. Returns 0, libuv's error, or 1 with an exception. */
+int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver) {
+  Queue *queue = queue_of(state, tcp);
+  PyObject *key;
+  int status;
+
+  if (queue == NULL || *handle_of(tcp) == NULL) {
+    PyErr_SetString(PyExc_ValueError, "the Tcp is closed");
+    return 1;
+  }
+  status = state->api->read_start(*handle_of(tcp), only_watch);
+  if (status < 0)
+    return status;
+  key = key_of(tcp, FFLOOP_READ);
+  status = key == NULL || PyDict_SetItem(queue->callbacks, key, receiver) < 0;
+  Py_XDECREF(key);
+  return status;
+}
+
+/* Reads no more, and drops what has come already. */
+int tcp_read_stop(State *state, PyObject *tcp) {
+  Queue *queue = queue_of(state, tcp);
+
+  if (queue == NULL || *handle_of(tcp) == NULL)
+    return 0;
+  state->api->read_stop(*handle_of(tcp));
+  return discard(queue->callbacks, key_of(tcp, FFLOOP_READ));
+}
+
+/* Closes the handle, once. The caller holds a reference. */
+int tcp_close(State *state, PyObject *tcp) {
+  uv_handle_t *handle = *handle_of(tcp);
+  Queue *queue = queue_of(state, tcp);
+  PyObject *on_close = SLOT(tcp, layout.tcp_on_close);
+  int status = 0;
+
+  if (handle == NULL)
+    return 0;
+  *handle_of(tcp) = NULL;
+  Py_CLEAR(SLOT(tcp, layout.tcp_c));
+  if (queue != NULL) {
+    PyObject *token = SLOT(tcp, layout.tcp_token);
+
+    if ((queue->handles != NULL && discard(queue->handles, Py_XNewRef(token)) < 0) ||
+        discard(queue->callbacks, key_of(tcp, FFLOOP_READ)) < 0 || discard(queue->callbacks, key_of(tcp, FFLOOP_WRITE)) < 0)
+      status = -1;
+  }
+  if (status == 0 && on_close != NULL && on_close != Py_None) {
+    PyObject *done;
+
+    Py_INCREF(on_close);
+    done = PyObject_CallNoArgs(on_close);
+    status = done != NULL ? 0 : -1;
+    Py_XDECREF(done);
+    Py_DECREF(on_close);
+  }
+  Py_XSETREF(SLOT(tcp, layout.fd), PyLong_FromLong(-1)); /* somebody else's from here on */
+  /* A socket that lingers is closed only when its peer has all. */
+  Py_BEGIN_ALLOW_THREADS
+  state->api->handle_close(handle);
+  Py_END_ALLOW_THREADS
+  return status;
+}
+
+static State *state_of(PyObject *tcp) {
+  PyObject *module = PyType_GetModuleByDef(Py_TYPE(tcp), &speed_module);
+
+  return module != NULL ? PyModule_GetState(module) : NULL;
+}
+
+/* Raises the OSError for a status of libuv's. */
+static void set_error(State *state, int status) {
+  PyObject *error = PyObject_CallFunction(state->os_error, "i", status);
+
+  if (error != NULL)
+    PyErr_SetObject((PyObject *) Py_TYPE(error), error);
+  Py_XDECREF(error);
+}
+
+static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
+  static char *names[] = {"loop", "fd", "nodelay", NULL};
+  State *state = state_of(tcp);
+  PyObject *loop, *token, *fd;
+  Queue *queue;
+  uv_handle_t *handle;
+  int nodelay = 0, error = 0;
+  long long number, token_number;
+
+  if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|p:Tcp", names, state->queue_type, &loop, &fd, &nodelay))
+    return -1;
+  queue = (Queue *) loop;
+  if (*handle_of(tcp) != NULL || queue->loop == NULL || queue->handles == NULL) {
+    PyErr_SetString(PyExc_ValueError, *handle_of(tcp) != NULL ? "the Tcp is open" : "the loop is closed");
+    return -1;
+  }
+  number = PyLong_AsLongLong(fd);
+  if (number == -1 && PyErr_Occurred())
+    return -1;
+  token = PyObject_CallNoArgs(queue->new_token);
+  if (token == NULL)
+    return -1;
+  token_number = PyLong_AsLongLong(token);
+  /* A descriptor as Python has it: not the object that it was given, which may be a subclass of int. */
+  fd = PyLong_FromLongLong(number);
+  if ((token_number == -1 && PyErr_Occurred()) || fd == NULL) {
+    Py_DECREF(token);
+    Py_XDECREF(fd);
+    return -1;
+  }
+  Py_XSETREF(SLOT(tcp, layout.tcp_token), token);
+  Py_XSETREF(SLOT(tcp, layout.tcp_loop), Py_NewRef(loop));
+  Py_XSETREF(SLOT(tcp, layout.fd), fd);
+  Py_XSETREF(SLOT(tcp, layout.tcp_on_close), Py_NewRef(Py_None));
+  /* First the loop gets to know it, which may fail for want of memory; then it owns the descriptor, which it may only if all is well. */
+  if (PyDict_SetItem(queue->handles, token, tcp) < 0)
+    return -1;
+  handle = state->api->tcp_open(queue->loop, token_number, number, nodelay, &error);
+  if (handle == NULL) {
+    if (discard(queue->handles, Py_NewRef(token)) == 0)
+      set_error(state, error);
+    return -1;
+  }
+  *handle_of(tcp) = handle;
+  return 0;
+}
+
+static PyObject *new_tcp(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+  (void) args;
+  (void) kwargs;
+  return type->tp_alloc(type, 0);
+}
+
+static PyObject *close_from_python(PyObject *tcp, PyObject *unused) {
+  State *state = state_of(tcp);
+
+  (void) unused;
+  if (state == NULL || tcp_close(state, tcp) < 0)
+    return NULL;
+  Py_RETURN_NONE;
+}
+
+static PyObject *get_closed(PyObject *tcp, void *unused) {
+  (void) unused;
+  return PyBool_FromLong(*handle_of(tcp) == NULL);
+}
+
+/* The pointer as CFFI knows it, made when it is first asked for: most connections come and go without. */
+static PyObject *get_pointer(PyObject *tcp, void *unused) {
+  PyObject **cached = &SLOT(tcp, layout.tcp_c);
+  State *state = state_of(tcp);
+
+  (void) unused;
+  if (state == NULL)
+    return NULL;
+  if (*handle_of(tcp) == NULL)
+    Py_RETURN_NONE;
+  if (*cached == NULL) {
+    PyObject *address = PyLong_FromVoidPtr(*handle_of(tcp));
+    PyObject *pointer = address != NULL ? PyObject_CallOneArg(state->pointer_to, address) : NULL;
+
+    Py_XDECREF(address);
+    if (pointer == NULL)
+      return NULL;
+    Py_XSETREF(*cached, pointer);
+  }
+  return Py_NewRef(*cached);
+}
+
+/* None, for a handle that is lost with its loop, in a forked child: it is touched no more. */
+static int set_pointer(PyObject *tcp, PyObject *value, void *unused) {
+  (void) unused;
+  if (value != Py_None) {
+    PyErr_SetString(PyExc_TypeError, "a handle's pointer can only be given up");
+    return -1;
+  }
+  *handle_of(tcp) = NULL;
+  Py_CLEAR(SLOT(tcp, layout.tcp_c));
+  return 0;
+}
+
+/* The slots of the Python classes are this type's to visit and to clear: the interpreter leaves them to the first type that is not Python's. */
+static int traverse(PyObject *tcp, visitproc visit, void *arg) {
+  int i;
+
+  Py_VISIT(Py_TYPE(tcp));
+  for (i = 0; i < layout.tcp_slot_count; i++)
+    Py_VISIT(SLOT(tcp, layout.tcp_slots[i]));
+  return 0;
+}
+
+static int clear(PyObject *tcp) {
+  int i;
+
+  for (i = 0; i < layout.tcp_slot_count; i++)
+    Py_CLEAR(SLOT(tcp, layout.tcp_slots[i]));
+  return 0;
+}
+
+static void dealloc(PyObject *tcp) {
+  PyTypeObject *type = Py_TYPE(tcp);
+
+  PyObject_GC_UnTrack(tcp);
+  clear(tcp);
+  type->tp_free(tcp);
+  Py_DECREF(type);
+}
+
+static PyMethodDef methods[] = {
+  {"close", close_from_python, METH_NOARGS, "close($self, /)\n--\n\nClose the handle and what it owns, at once."},
+  {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef properties[] = {
+  {"closed", get_closed, NULL, "Whether `close()` was called.", NULL},
+  {"_c", get_pointer, set_pointer, NULL, NULL},
+  {NULL, NULL, NULL, NULL, NULL},
+};
+
+static int find_layout(PyTypeObject *base) {
+  const struct {
+    Py_ssize_t *offset;
+    const char *name;
+  } wanted[] = {
+    {&layout.tcp_c, "_c"}, {&layout.tcp_loop, "_loop"}, {&layout.tcp_token, "_token"}, {&layout.tcp_on_close, "on_close"},
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    *wanted[i].offset = slot_offset(base, wanted[i].name);
+    if (*wanted[i].offset < 0)
+      return -1;
+  }
+  layout.tcp_offset = base->tp_basicsize;
+  return find_slots(base, layout.tcp_slots, &layout.tcp_slot_count);
+}
+
+/* Makes the type, a subclass of `uv.Tcp`. */
+int tcp_add_type(PyObject *module, State *state) {
+  PyType_Slot slots[] = {
+    {Py_tp_doc, "A stream on a connected socket."},
+    {Py_tp_new, new_tcp},
+    {Py_tp_init, init},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, properties},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_dealloc, dealloc},
+    {0, NULL},
+  };
+  PyType_Spec spec = {"ffloop._speed.Tcp", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+  PyObject *base = import_from("ffloop.uv", "Tcp"), *type = NULL;
+
+  state->os_error = import_from("ffloop.uv", "os_error");
+  state->pointer_to = import_from("ffloop.uv.handle", "pointer_to");
+  if (base != NULL && state->os_error != NULL && state->pointer_to != NULL && find_layout((PyTypeObject *) base) == 0) {
+    spec.basicsize = (int) (layout.tcp_offset + (Py_ssize_t) sizeof(uv_handle_t *));
+    type = PyType_FromModuleAndSpec(module, &spec, base);
+  }
+  Py_XDECREF(base);
+  state->tcp_type = (PyTypeObject *) type;
+  return type != NULL ? PyModule_AddType(module, (PyTypeObject *) type) : -1;
+}
+
+#else
+
+/* Streams are transports.py's alone there. */
+int tcp_add_type(PyObject *module, State *state) {
+  (void) module;
+  (void) state;
+  return 0;
+}
+
+#endif
