@@ -13,6 +13,7 @@ from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .resolver import known_addresses
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import Sockets, check_ssl_socket, name_of
 from .tls import SSLProtocol
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
+"""What makes a socket that does not block, where that needs no second call."""
+
+family_of: Any = socket.SocketType.family.__get__  # type: ignore[attr-defined]
+"""The family as a number: `socket.socket.family` looks its name up each time."""
 
 
 class Connections(Servers):
@@ -50,7 +57,7 @@ class Connections(Servers):
             facts["peername"] = name_of(sock.getpeername)
         fd = sock.fileno()
         # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
-        stream = Tcp(self._uv, fd, sock.family in INTERNET)
+        stream = Tcp(self._uv, fd, family_of(sock) in INTERNET)
         sock.detach()
         transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
         self._transports[fd] = weakref.ref(transport)
@@ -238,7 +245,12 @@ class Connections(Servers):
         all_errors: bool,
     ) -> socket.socket:
         """Return a socket that is connected to one of the addresses that `address` stands for."""
-        found = await self._resolve_stream(address, family, proto, flags)
+        host, port = address
+        found: Any = None
+        if host.__class__ is str and port.__class__ is int:
+            found = known_addresses(host, port, family, socket.SOCK_STREAM, proto)
+        if found is None:
+            found = await self._resolve_stream(address, family, proto, flags)
         local = None
         if local_addr is not None:
             local = await self._resolve_stream(local_addr, family, proto, flags)
@@ -277,8 +289,9 @@ class Connections(Servers):
         family, kind, proto, _, address = info
         sock = None
         try:
-            sock = socket.socket(family, kind, proto)
-            sock.setblocking(False)
+            sock = socket.socket(family, kind | NONBLOCK, proto)
+            if not NONBLOCK:
+                sock.setblocking(False)
             if local is not None:
                 _bind_local(sock, local)
             if getattr(self.sock_connect, "__func__", None) is Sockets.sock_connect:

@@ -5,6 +5,7 @@ Arguments are prepared, and results and errors formed, as the `socket` module do
 
 import asyncio
 import socket
+from asyncio import base_events
 from asyncio.log import logger
 from functools import lru_cache, partial
 from typing import Any
@@ -126,6 +127,13 @@ def _of_literal(host: Any, port: Any, family: int, kind: int, proto: int, flags:
         return tuple(socket.getaddrinfo(host, port, family, kind, proto, flags))
     except (OSError, OverflowError):
         return None
+
+
+@lru_cache(256, typed=True)
+def known_addresses(host: Any, port: Any, family: int, kind: int, proto: int) -> tuple[Any, ...] | None:
+    """Return the one address that a literal and a port give, as asyncio looks at them first; None for anything else."""
+    known = base_events._ipaddr_info(host, port, family, kind, proto)  # type: ignore[attr-defined]
+    return None if known is None else (known,)
 
 
 def is_number(port: Any) -> bool:

@@ -4,6 +4,9 @@ Each tries the call first and waits only when it would block.
 """
 
 import asyncio
+import contextlib
+import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,6 +19,9 @@ except ImportError:  # a Python built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
+
+UNDER_WAY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
+"""The errors of connect() that are a `BlockingIOError` or an `InterruptedError`: it goes on by itself."""
 
 
 class Sockets(Readers):
@@ -79,11 +85,17 @@ class Sockets(Readers):
 
     async def _connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to `address`, in which there is no name to resolve."""
-        try:
-            sock.connect(address)
-        except (BlockingIOError, InterruptedError):
-            pass
+        if type(sock).connect is socket.SocketType.connect:
+            # The usual answer is no failure, and would be an exception.
+            failure = sock.connect_ex(address)
+            if failure and failure not in UNDER_WAY:
+                raise OSError(failure, os.strerror(failure))
         else:
+            failure = errno.EINPROGRESS
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                sock.connect(address)  # a program's own
+                failure = 0
+        if not failure:
             return
         if name_of(sock.getpeername) is not None:
             # On this machine a peer has answered by now, whatever connect() says. Who connects comes back no sooner

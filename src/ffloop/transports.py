@@ -783,8 +783,10 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection: "socket", "sockname", "peername", and what its creator set."""
-        if self._facts is None and name in NAMES:
-            return self._peername if name == "peername" else self._sockname
+        if self._facts is None and name != "socket":
+            if name in NAMES:
+                return self._peername if name == "peername" else self._sockname
+            return default
         if name == "socket" and name not in self._extra:
             self._extra[name] = TransportSocket(self._borrow())
         return self._extra.get(name, default)

@@ -239,6 +239,12 @@ static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py
   return handle;
 }
 
+/* Futures and tasks ask it when they are made. */
+static PyObject *get_debug(EventLoop *self, PyObject *unused) {
+  (void) unused;
+  return Py_NewRef(self->debug != NULL ? self->debug : Py_False);
+}
+
 /* How many timers there are, -1 with an exception. */
 static inline Py_ssize_t count_timers(EventLoop *self) {
   if (self->scheduled != NULL && PyList_CheckExact(self->scheduled))
@@ -698,6 +704,7 @@ static PyMethodDef methods[] = {
    "call_later($self, delay, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in `delay` seconds."},
   {"call_at", FUNCTION(call_at), METH_FASTCALL | METH_KEYWORDS,
    "call_at($self, when, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` when time() has reached `when`."},
+  {"get_debug", FUNCTION(get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
   {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
   {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},
   {NULL, NULL, 0, NULL},
