@@ -15,7 +15,7 @@ ACCELERATOR = build_ffi.NATIVE / "accelerator"
 # build it is a warning, no error.
 accelerator = Extension(
     "ffloop._speed",
-    sources=[str(ACCELERATOR / f"{name}.c") for name in "module ready timers handles queue loop tcp stream connection".split()],
+    sources=sorted(str(path) for path in ACCELERATOR.glob("*.c")),
     depends=[str(path) for path in (*ACCELERATOR.glob("*.h"), build_ffi.NATIVE / "ffloop.h")],
     define_macros=[build_ffi.header_checksum()],
     extra_compile_args=["/O2", "/std:c11"]

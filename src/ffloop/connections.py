@@ -13,9 +13,10 @@ from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import uv
 from .resolver import known_addresses
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
-from .sockets import Sockets, check_ssl_socket, name_of
+from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
 from .tls import SSLProtocol
 from .transports import StreamTransport, Tcp
 
@@ -23,12 +24,10 @@ if TYPE_CHECKING:
     import ssl as ssl_module
 
 
-INTERNET = (socket.AF_INET, socket.AF_INET6)
-
 NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
 """What makes a socket that does not block, where that needs no second call."""
 
-family_of: Any = socket.SocketType.family.__get__  # type: ignore[attr-defined]
+family_of: Any = socket.SocketType.family.__get__
 """The family as a number: `socket.socket.family` looks its name up each time."""
 
 
@@ -59,6 +58,19 @@ class Connections(Servers):
         # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
         stream = Tcp(self._uv, fd, family_of(sock) in INTERNET)
         sock.detach()
+        return self._make_stream_transport(fd, stream, protocol, waiter, facts, server, context)
+
+    def _make_stream_transport(
+        self,
+        fd: int,
+        stream: uv.Stream,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None,
+        facts: dict[str, Any],
+        server: Server | None,
+        context: contextvars.Context | None,
+    ) -> StreamTransport:
+        """Return a transport on `stream`, whose descriptor is `fd`."""
         transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
         self._transports[fd] = weakref.ref(transport)
         return transport

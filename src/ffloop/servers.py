@@ -16,10 +16,13 @@ from asyncio import constants
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .resolver import Resolver
-from .sockets import Sockets, check_ssl_socket, name_of
+from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
+from .speed import accelerator
+from .transports import Tcp
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -36,7 +39,8 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 Connection = socket.SocketType
 """What `socket.socket` derives from: a descriptor and its calls."""
 
-Acceptor = Callable[[], tuple[Connection, Any]]
+Acceptor = Callable[[], tuple[Connection | int, Any, Any]]
+"""Returns a connection, or its descriptor, with its own name and its peer's. Raises what `socket.accept` raises."""
 
 
 class Server(asyncio.Server):
@@ -158,7 +162,8 @@ class Server(asyncio.Server):
 
     def _watch(self, sock: socket.socket) -> None:
         if self._sockets is not None and sock in self._sockets:
-            self._loop._add_reader(sock, self._accept, sock, _acceptor(sock), sock.getsockname())
+            acceptor = _acceptor(sock, self._ssl_context is None)
+            self._loop._add_reader(sock, self._accept, sock, acceptor, sock.getsockname())
 
     def _accept(self, sock: socket.socket, accept: Acceptor, name: Any) -> None:
         """Accept what waits, but no more than fits the queue: others want their turn."""
@@ -170,7 +175,7 @@ class Server(asyncio.Server):
             if sock.fileno() == -1:
                 return  # a protocol's factory has closed the server
             try:
-                connection, address = accept()
+                connection, own, address = accept()
             except ConnectionAbortedError:
                 continue  # that one has gone; others may wait
             except (BlockingIOError, InterruptedError):
@@ -194,24 +199,29 @@ class Server(asyncio.Server):
                 self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self._watch, sock)
                 return
             context = self._context.copy()
-            context.run(self._connect, connection, address, name, context)
-
-    def _connect(self, connection: Connection, address: Any, name: Any, context: contextvars.Context) -> None:
-        loop = self._loop
-        protocol: Any = None
-        transport: Any = None
-        waiter: asyncio.Future[None] | None = None
-        try:
-            protocol = self._protocol_factory()
-            own = name_of(connection.getsockname)
             # Most connections have the listener's name: they share the object. Behind a proxy, peers have one host.
+            if own == name:
+                own = name
             if isinstance(address, tuple):
                 if address[0] == self._last_host:
                     address = (self._last_host, *address[1:])
                 else:
                     self._last_host = address[0]
-            extra = {"sockname": name if own == name else own, "peername": address}
-            if self._ssl_context is None:
+            context.run(self._connect, connection, {"sockname": own, "peername": address}, context)
+
+    def _connect(self, connection: Connection | int, extra: dict[str, Any], context: contextvars.Context) -> None:
+        loop = self._loop
+        protocol: Any = None
+        transport: Any = None
+        waiter: asyncio.Future[None] | None = None
+        ours: Connection | int | None = connection  # until a stream has it
+        try:
+            protocol = self._protocol_factory()
+            if isinstance(connection, int):
+                stream = Tcp(loop._uv, connection, nodelay=True)
+                ours = None
+                loop._make_stream_transport(connection, stream, protocol, None, extra, self, context)
+            elif self._ssl_context is None:
                 loop._make_socket_transport(connection, protocol, extra=extra, server=self, context=context)
             else:
                 waiter = loop.create_future()
@@ -227,10 +237,10 @@ class Server(asyncio.Server):
                     **self._ssl_timeouts,
                 )
         except (SystemExit, KeyboardInterrupt):
-            connection.close()
+            _close(ours)
             raise
         except BaseException as exc:
-            connection.close()
+            _close(ours)
             self._refused(exc, protocol, transport)
         if waiter is not None:
 
@@ -271,26 +281,41 @@ class Server(asyncio.Server):
                 waiter.set_result(None)
 
 
-def _acceptor(sock: socket.socket) -> Acceptor:
-    """Return what accepts a connection on `sock`; it is blocking yet.
+def _acceptor(sock: socket.socket, plain: bool) -> Acceptor:
+    """Return what accepts a connection on `sock`; it may be blocking yet.
 
     `socket.accept()` looks the family up by name each time, and makes an object that is only to be taken apart. It is
-    called all the same where a program has an own version of it.
+    called all the same where a program has an own version of it. plain: a descriptor will do.
     """
     if type(sock).accept is not socket.socket.accept:
-        return sock.accept
-    family, kind, protocol = int(sock.family), int(sock.type), sock.proto
-    accept, connection = sock._accept, socket.SocketType  # type: ignore[attr-defined]
 
-    def accept_bare() -> tuple[Connection, Any]:
+        def accept_theirs() -> tuple[Connection, Any, Any]:
+            connection, address = sock.accept()
+            return connection, name_of(connection.getsockname), address
+
+        return accept_theirs
+    if plain and accelerator is not None and hasattr(accelerator, "accept") and sock.family in INTERNET:
+        return partial(accelerator.accept, sock.fileno())
+    family, kind, protocol = int(sock.family), int(sock.type), sock.proto
+    accept, connection_on = sock._accept, socket.SocketType  # type: ignore[attr-defined]
+
+    def accept_bare() -> tuple[Connection, Any, Any]:
         fd, address = accept()
         try:
-            return connection(family, kind, protocol, fd), address
+            connection = connection_on(family, kind, protocol, fd)
         except BaseException:
             socket.close(fd)
             raise
+        return connection, name_of(connection.getsockname), address
 
     return accept_bare
+
+
+def _close(connection: Connection | int | None) -> None:
+    if isinstance(connection, int):
+        socket.close(connection)
+    elif connection is not None:
+        connection.close()
 
 
 class Servers(Sockets, Resolver):

@@ -20,6 +20,8 @@ except ImportError:  # a Python built without OpenSSL
 
 T = TypeVar("T")
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+
 UNDER_WAY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 """The errors of connect() that are a `BlockingIOError` or an `InterruptedError`: it goes on by itself."""
 
