@@ -50,6 +50,47 @@ async def test_many_connections_after_single_ones_are_all_served(no_leaks):
     await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+async def test_a_connection_knows_both_its_names_as_the_socket_does(no_leaks, host):
+    seen = asyncio.get_running_loop().create_future()
+
+    class Asked(asyncio.Protocol):
+        def connection_made(self, transport):
+            sock = transport.get_extra_info("socket")
+            facts = (transport.get_extra_info("sockname"), transport.get_extra_info("peername"))
+            seen.set_result((facts, (sock.getsockname(), sock.getpeername()), sock.gettimeout()))
+
+    async with await asyncio.get_running_loop().create_server(Asked, host, 0) as server:
+        listening = server.sockets[0].getsockname()
+        local = "127.0.0.1" if host in ("127.0.0.1", "0.0.0.0") else "::1"
+        with socket.create_connection((local, listening[1])) as client:
+            facts, names, timeout = await asyncio.wait_for(seen, 10)
+            assert facts == names == (client.getpeername(), client.getsockname())
+            assert timeout == 0
+    await asyncio.sleep(0.02)
+
+
+@ffloop_only  # stdlib asyncio lets such a connection wait for ever
+async def test_a_factory_that_gives_no_protocol_costs_its_connection_and_no_other(no_leaks):
+    useless = [None, object()]
+
+    def factory():
+        return useless.pop() if useless else asyncio.StreamReaderProtocol(asyncio.StreamReader(), echo)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        async with await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0) as server:
+            address = server.sockets[0].getsockname()
+            for _ in range(2):
+                with socket.create_connection(address, timeout=10) as client:
+                    await asyncio.sleep(0.05)
+                    collect()
+                    assert client.recv(1) == b""
+            assert await exchange(address) == b"hello"
+    assert {str(warning.message).partition(" <")[0] for warning in caught} == {"unclosed transport"}
+    await asyncio.sleep(0.02)
+
+
 async def test_a_listening_socket_may_accept_in_its_own_way(no_leaks):
     class Greeting(socket.socket):
         def accept(self):

@@ -869,3 +869,23 @@ def test_a_callback_that_leaves_another_context_behind_is_reported(module):
 @pytest.mark.parametrize("program", [CALLS_HANDLES, TIMERS_OF_SOMEBODY_ELSE], ids=["handles", "timers"])
 def test_a_program_that_abuses_what_asyncio_keeps_to_itself_crashes_nothing(program):
     assert python(program).strip() == "done"
+
+
+@accelerated
+@pytest.mark.skipif(not hasattr(accelerator, "accept"), reason="no accept4() here")
+def test_accept_gives_what_the_socket_module_gives_and_fails_as_it_does():
+    with pytest.raises(TypeError):
+        accelerator.accept("7")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        accelerator.accept(-1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            accelerator.accept(server.fileno())
+        with socket.create_connection(server.getsockname()) as client:
+            fd, own, peer = accelerator.accept(server.fileno())
+            with socket.socket(fileno=fd) as accepted:
+                assert not os.get_blocking(fd)
+                assert not os.get_inheritable(fd)
+                assert (own, peer) == (accepted.getsockname(), accepted.getpeername())
+                assert (own, peer) == (client.getpeername(), client.getsockname())

@@ -1,4 +1,4 @@
-"""The binding alone: no asyncio here."""
+"""The binding alone: no asyncio here. Where there is an accelerator, its completion queue and its TCP handle too."""
 
 import errno
 import os
@@ -9,14 +9,20 @@ import time
 
 import pytest
 
-from ffloop import uv
+from ffloop import core, transports, uv
+
+KINDS = ["binding"] if core.Queue is uv.Loop else ["binding", "accelerator"]
 
 
-@pytest.fixture
-def loop():
-    loop = uv.Loop()
+@pytest.fixture(params=KINDS)
+def loop(request):
+    loop = core.Queue() if request.param == "accelerator" else uv.Loop()
     yield loop
     loop.close()
+
+
+def open_tcp(loop, *args, **kwargs):
+    return (uv.Tcp if type(loop) is uv.Loop else transports.Tcp)(loop, *args, **kwargs)
 
 
 def run_until(loop, condition, limit=10):
@@ -30,7 +36,7 @@ def run_until(loop, condition, limit=10):
 
 def connected_pair(loop):
     left, right = socket.socketpair()
-    return uv.Tcp(loop, left.detach()), right
+    return open_tcp(loop, left.detach()), right
 
 
 def test_a_repeating_timer_calls_back_until_it_is_stopped(loop):
@@ -215,7 +221,7 @@ def test_a_closed_stream_refuses_everything_with_a_clear_error(loop):
 def test_an_adopted_descriptor_is_closed_once_and_by_the_stream_alone(loop):
     left, right = socket.socketpair()
     fd = left.fileno()
-    stream = uv.Tcp(loop, left.detach())
+    stream = open_tcp(loop, left.detach())
     stream.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -230,16 +236,67 @@ def test_an_adopted_descriptor_is_closed_once_and_by_the_stream_alone(loop):
 
 def test_a_descriptor_that_cannot_be_adopted_stays_the_callers(loop):
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
-        uv.Tcp(loop, 1_000_000)
+        open_tcp(loop, 1_000_000)
     assert caught.value.errno == errno.EBADF
     left, right = socket.socketpair()
-    stream = uv.Tcp(loop, left.fileno())
+    stream = open_tcp(loop, left.fileno())
     stream.read_start(print)
     with pytest.raises(FileExistsError):
-        uv.Tcp(loop, left.fileno())
+        open_tcp(loop, left.fileno())
     assert os.fstat(left.fileno())
     left.detach()
     right.close()
+
+
+def test_a_tcp_handle_takes_a_loop_that_is_open_and_a_number(loop):
+    left, right = socket.socketpair()
+    with pytest.raises(TypeError):
+        open_tcp(loop, "7")
+    with pytest.raises((TypeError, AttributeError)):
+        open_tcp(None, left.fileno())
+    with pytest.raises(OverflowError):
+        open_tcp(loop, 1 << 64)
+    assert not loop.handles
+    loop.close()
+    with pytest.raises(ValueError, match="the loop is closed"):
+        open_tcp(loop, left.fileno())
+    assert os.fstat(left.fileno())
+    left.close()
+    right.close()
+
+
+def test_whoever_has_borrowed_a_descriptor_hears_of_its_end_before_it_is_closed(loop):
+    left, right = socket.socketpair()
+    fd, seen = left.fileno(), []
+    stream = open_tcp(loop, left.detach())
+    stream.on_close = lambda: seen.append((os.fstat(fd).st_ino, stream.closed))
+    expected = os.fstat(fd).st_ino
+    stream.close()
+    stream.close()
+    assert seen == [(expected, True)]
+    assert right.recv(1) == b""
+    # A failure there is told, and the descriptor closed all the same.
+    left, peer = socket.socketpair()
+    stream = open_tcp(loop, left.detach())
+    stream.on_close = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        stream.close()
+    loop.close()
+    assert peer.recv(1) == b""
+    peer.close()
+    right.close()
+
+
+def test_a_stream_can_be_closed_between_the_collection_of_its_records_and_their_delivery(loop):
+    stream, peer = connected_pair(loop)
+    stream.read_start(lambda nread, offset: pytest.fail("a record for a closed handle"))
+    peer.send(b"x")
+    assert loop.poll(1) == 1
+    stream.close()
+    loop.dispatch()
+    assert not loop.handles
+    assert not loop.callbacks
+    peer.close()
 
 
 def test_records_for_a_handle_closed_meanwhile_are_dropped(loop):
@@ -333,6 +390,7 @@ def test_polling_inside_a_callback_deals_with_the_rest_of_the_batch_first(loop):
         peer.close()
 
 
+@pytest.mark.parametrize("loop", ["binding"], indirect=True)
 def test_an_exception_raised_while_polling_loses_no_record(loop, monkeypatch):
     # As a signal's handler does that runs as soon as the poll has returned.
     got = []
@@ -367,7 +425,7 @@ def test_a_hundred_thousand_handles_leave_memory_and_descriptors_where_they_were
             handles = [
                 uv.Timer(loop),
                 uv.Async(loop, print),
-                uv.Tcp(loop, left.detach()),
+                open_tcp(loop, left.detach()),
                 uv.Poll(loop, right.fileno()),
             ]
             handles[0].start(print, 100)
@@ -405,7 +463,7 @@ def test_an_echo_server_needs_nothing_but_the_binding(loop):
 
     def on_connection(status, events):
         connection, _ = listening.accept()
-        stream = uv.Tcp(loop, connection.detach(), nodelay=True)
+        stream = open_tcp(loop, connection.detach(), nodelay=True)
         streams.append(stream)
 
         def on_read(nread, offset):
@@ -494,7 +552,7 @@ def test_a_stream_whose_descriptor_was_closed_behind_its_back_gives_an_error(loo
     # libuv would abort the process at its next turn.
     left, right = socket.socketpair()
     fd = left.fileno()
-    stream = uv.Tcp(loop, left.detach())
+    stream = open_tcp(loop, left.detach())
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         stream.read_start(print)
@@ -508,7 +566,7 @@ def test_a_stream_whose_descriptor_was_closed_behind_its_back_gives_an_error(loo
 
 @pytest.mark.parametrize("number", [-1, 1 << 31, (1 << 32) + 5, 1 << 40])
 def test_a_number_that_cannot_be_a_descriptor_is_refused(loop, number):
-    for kind in (uv.Tcp, uv.Poll):
+    for kind in (open_tcp, uv.Poll):
         with pytest.raises(OSError, match="Bad file descriptor"):
             kind(loop, number)
 
