@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
-READ_SIZE = 112 * 1024
+READ_SIZE = 160 * 1024
 """Bytes read at a time, of what does not go through the region.
 
-Less than what glibc may map and unmap memory for each time, 128 KiB: that costs more than a second read.
+More than the 64 KiB in which the kernel keeps what arrives at once, so that a peer that never stops is not stopped
+after each of them; no more than a second-level cache has room for.
 """
 
 LARGE = 32 * 1024

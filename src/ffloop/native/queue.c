@@ -55,6 +55,16 @@ static int check_descriptors(void) {
 #endif
 }
 
+/* glibc returns the end of its heap to the system with every free() beyond 128 KiB, and maps and unmaps what is larger, until the
+ * program has freed something that was larger still: then it lets twice as much be. The first such free() comes by chance, or never, and
+ * before it each message of 100 KiB costs its pages anew: streams echoed half as many (asyncio itself frees 256 KiB with its first read). */
+static void warm_allocator(void) {
+  enum { LARGER = 1024 * 1024 };
+  void *volatile block = malloc(LARGER); /* volatile: a compiler may leave both calls out */
+
+  free(block);
+}
+
 /* Returns a loop that Python owns (ffloop_loop_free frees it), or NULL with *error set; then nothing is
  * left open. */
 ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
@@ -63,6 +73,7 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
   *error = UV_ENOMEM;
   if (loop == NULL)
     return NULL;
+  warm_allocator();
 #ifdef __linux__
   loop->poll_set = -1;
 #endif
