@@ -101,8 +101,9 @@ class BorrowedSocket(socket.socket):
 class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
     """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports.
 
-    What runs per packet (`write`, `_flush`, the receivers of records) the accelerator has a version of its own of. It
-    works on the same attributes, and calls the methods here for whatever is rare.
+    What runs per packet (`write`, `_flush`, the receivers of records), and for every connection once (the constructor,
+    the first read, the end), the accelerator has a version of its own of. It works on the same attributes, and calls
+    the methods here for whatever is rare.
     """
 
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE

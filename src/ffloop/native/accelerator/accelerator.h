@@ -1,4 +1,4 @@
-/* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback and per packet.
+/* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback, per packet and per connection.
  *
  * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py): what
  * a type has here replaces what the Python class has under that name, and what is not here is the Python class's. Attributes

@@ -16,13 +16,17 @@ static PyObject *call_pure(PyObject *self, PyObject *name) {
   return result;
 }
 
-/* Has the transport's method `name` called soon. */
-static int call_method_soon(State *state, PyObject *self, PyObject *name) {
-  PyObject *method = PyObject_GetAttr(self, name);
-  PyObject *loop = SLOT(self, layout.transport_loop);
-  int status = method != NULL ? tell(PyObject_CallMethodOneArg(loop, state->str_call_soon, method)) : -1;
+/* Has the transport's method `name` called soon: without arguments, or with these two. */
+static int call_soon(State *state, PyObject *self, PyObject *name, PyObject *first, PyObject *second) {
+  PyObject *arguments[] = {Py_XNewRef(SLOT(self, layout.transport_loop)), PyObject_GetAttr(self, name), first, second};
+  int status = -1;
 
-  Py_XDECREF(method);
+  if (arguments[0] == NULL && !PyErr_Occurred())
+    PyErr_SetString(PyExc_RuntimeError, "the transport's loop is gone");
+  if (arguments[0] != NULL && arguments[1] != NULL)
+    status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, first != NULL ? 4 : 2, NULL));
+  Py_XDECREF(arguments[0]);
+  Py_XDECREF(arguments[1]);
   return status;
 }
 
@@ -31,13 +35,6 @@ static inline int is_held(const Part *part) {
 }
 
 /* The beginning */
-
-static void take_protocol(State *state, Part *part, PyObject *protocol, int buffered) {
-  (void) state;
-  Py_XSETREF(part->protocol, Py_NewRef(protocol));
-  part->protocol_connected = 1;
-  part->buffered = (char) buffered;
-}
 
 /* The facts: two of them, that most connections have, or a dictionary. */
 static int take_facts(State *state, Part *part, PyObject *extra) {
@@ -112,7 +109,9 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
       return -1;
     Py_XSETREF(part->server, Py_NewRef(server));
   }
-  take_protocol(state, part, protocol, buffered);
+  Py_XSETREF(part->protocol, Py_NewRef(protocol));
+  part->protocol_connected = 1;
+  part->buffered = (char) buffered;
   made = PyObject_GetAttr(protocol, state->str_connection_made);
   if (made != NULL) {
     PyObject *arguments[] = {loop, made, self, part->own_context};
@@ -123,7 +122,7 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
       return -1;
   }
   /* Only once connection_made() has returned may data_received() be called, and only then may the creator go on. */
-  if (made == NULL || call_method_soon(state, self, state->str_start_reading) < 0)
+  if (made == NULL || call_soon(state, self, state->str_start_reading, NULL, NULL) < 0)
     return -1;
   return waiter == Py_None ? 0 : tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
 }
@@ -223,8 +222,8 @@ static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {
 /* Sends what is queued, then closes. */
 static int close_connection(State *state, PyObject *self) {
   Part *part = part_of(self);
-  PyObject *lost, *method;
-  int status = -1;
+  PyObject *lost;
+  int status;
 
   if (part->closing)
     return 0;
@@ -238,14 +237,8 @@ static int close_connection(State *state, PyObject *self) {
   if (part->writing || part->conn_lost)
     return 0;
   part->conn_lost++;
-  method = PyObject_GetAttr(self, state->str_enter);
-  lost = method != NULL ? PyObject_GetAttr(self, state->str_call_connection_lost) : NULL;
-  if (lost != NULL) {
-    PyObject *arguments[] = {SLOT(self, layout.transport_loop), method, lost, Py_None};
-
-    status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, 4, NULL));
-  }
-  Py_XDECREF(method);
+  lost = PyObject_GetAttr(self, state->str_call_connection_lost);
+  status = lost != NULL ? call_soon(state, self, state->str_enter, lost, Py_None) : -1;
   Py_XDECREF(lost);
   return status;
 }

@@ -300,7 +300,7 @@ static PyModuleDef_Slot slots[] = {
 struct PyModuleDef speed_module = {
   PyModuleDef_HEAD_INIT,
   "ffloop._speed",
-  "What of ffloop runs per callback and per packet, in C. FFLOOP_PURE=1 does without it.",
+  "What of ffloop runs per callback, per packet and per connection, in C. FFLOOP_PURE=1 does without it.",
   sizeof(State),
   accept_functions,
   slots,

@@ -136,14 +136,16 @@ static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
   if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|p:Tcp", names, state->queue_type, &loop, &fd, &nodelay))
     return -1;
   queue = (Queue *) loop;
-  if (*handle_of(tcp) != NULL || queue->loop == NULL || queue->handles == NULL) {
-    PyErr_SetString(PyExc_ValueError, *handle_of(tcp) != NULL ? "the Tcp is open" : "the loop is closed");
-    return -1;
-  }
   number = PyLong_AsLongLong(fd);
   if (number == -1 && PyErr_Occurred())
     return -1;
-  token = PyObject_CallNoArgs(queue->new_token);
+  token = queue->new_token != NULL ? PyObject_CallNoArgs(queue->new_token) : NULL;
+  /* Only now: Python code could run until here, and close the loop. */
+  if (*handle_of(tcp) != NULL || queue->loop == NULL || queue->handles == NULL) {
+    Py_XDECREF(token);
+    PyErr_SetString(PyExc_ValueError, *handle_of(tcp) != NULL ? "the Tcp is open" : "the loop is closed");
+    return -1;
+  }
   if (token == NULL)
     return -1;
   token_number = PyLong_AsLongLong(token);
