@@ -199,7 +199,7 @@ class Loop:
         """
         dirty = self.dirty
         if dirty:
-            while dirty:
+            while dirty:  # flush(), without its frame: this runs for every answer
                 dirty.popleft()._flush()
             if self.backlog:
                 # A write that failed has scheduled what tells of it.
@@ -290,7 +290,7 @@ class Loop:
             self.last = callback
         elif self._batch is batch:
             self._batch = None
-        # The answers are whole by now; the peers can work on them while this side goes on.
+        # The answers are whole by now; the peers can work on them while this side goes on. Written out as in poll().
         dirty = self.dirty
         while dirty:
             dirty.popleft()._flush()

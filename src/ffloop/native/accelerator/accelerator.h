@@ -1,8 +1,9 @@
 /* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback, per packet and per connection.
  *
- * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py): what
- * a type has here replaces what the Python class has under that name, and what is not here is the Python class's. Attributes
- * that both touch are members of the C struct under their Python names, so that there is one state and not two.
+ * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py), or, as Tcp,
+ * a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the Python
+ * class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
+ * that there is one state and not two.
  *
  * Every function runs with the GIL held, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
  * otherwise, arguments are borrowed and results are new references; NULL or -1 means that an exception is set.

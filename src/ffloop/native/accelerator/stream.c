@@ -537,7 +537,7 @@ int stream_add_type(PyObject *module, State *state) {
   PyObject *transports = PyImport_ImportModule("asyncio.transports"), *base = NULL, *bases, *type;
   PyMemberDef members[sizeof part_members / sizeof *part_members];
   PyType_Slot slots[] = {
-    {Py_tp_doc, "What of a stream transport runs per packet."},
+    {Py_tp_doc, "What of a stream transport runs per packet, and once for every connection."},
     {Py_tp_new, new_stream},
     {Py_tp_init, connection_init},
     {Py_tp_methods, methods},
