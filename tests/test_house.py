@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """speed core monitoring readers sockets resolver signals pipes subprocesses flow transports
+ORDER = """speed turns core monitoring readers sockets resolver signals pipes subprocesses flow transports
     datagram_state datagram_receiving datagram_sending datagrams sendfile servers tls connections unix loop
     runners""".split()
 

@@ -8,12 +8,14 @@ import asyncio
 import contextvars
 import os
 import selectors
+from asyncio import Handle
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from . import uv
 from .speed import accelerator
+from .turns import PureTurns
 
 if TYPE_CHECKING:
     from collections import deque
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     class Queue(uv.Loop):
         """The completion queue of either speed."""
 
-    class Turns(asyncio.BaseEventLoop):
+    class Turns(PureTurns):
         """The turns of either speed."""
 
         def _accelerate(self, *parts: object) -> None: ...
@@ -51,10 +53,10 @@ elif accelerator is not None:
 
 else:
     Queue = uv.Loop
-    Turns = asyncio.BaseEventLoop
+    Turns = PureTurns
 
 
-class Record(asyncio.Handle):
+class Record(Handle):
     """One record of a poll, as an entry of the ready queue of its own; it runs as any handle does."""
 
     __slots__ = ("_last",)
@@ -91,7 +93,7 @@ def _is_asyncios(function: object) -> bool:
     return getattr(function, "__globals__", None) is vars(asyncio.events)
 
 
-HANDLE_RUN = asyncio.Handle._run if _is_asyncios(asyncio.Handle._run) else None
+HANDLE_RUN = Handle._run if _is_asyncios(Handle._run) else None
 
 
 class Selector:
@@ -111,7 +113,7 @@ class Core(Turns):
     dictionary. So what few programs need is a class's until it is set.
     """
 
-    _ready: "deque[asyncio.Handle]"
+    _ready: "deque[Handle]"
     _scheduled: list[asyncio.TimerHandle]
     _thread_id: int | None
     _debug: bool
@@ -130,8 +132,7 @@ class Core(Turns):
         self._uv.on_error = self._on_callback_error
         self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
         # Not where somebody has put something of his own between the loop and its poll, and counts the looks.
-        own_poll = self._selector.select
-        self._uv.is_skippable = lambda: self._selector is not None and self._selector.select is own_poll
+        self._uv.skippable = self._selector.select
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
         self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)
@@ -140,12 +141,10 @@ class Core(Turns):
 
     def _process_events(self, event_list: int) -> None:
         """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
-        if not event_list:
-            return
-        if event_list < 0:
-            if self._batch not in self._ready and self._single not in self._ready:
+        if event_list <= 0:
+            if event_list and self._batch not in self._ready and self._single not in self._ready:
                 self._ready.appendleft(self._batch)
-        elif asyncio.Handle._run is not HANDLE_RUN:
+        elif Handle._run is not HANDLE_RUN:
             # A tool times each callback, or looks at it: it gets to see those of I/O too.
             self._ready.extend(Record(self, self._single._run, self._last_callback) for _ in range(event_list + 1))
         elif self._debug:

@@ -306,7 +306,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
     def _fill_record(self, nread: int, offset: int) -> None:
         try:
             if nread == 0:
-                self._context.run(self._fill, None)  # type: ignore[union-attr]
+                self._context.run(self._fill_from_kernel)  # type: ignore[union-attr]
             elif nread > 0:
                 self._context.run(self._fill, memoryview(self._loop._uv.region)[offset : offset + nread])  # type: ignore[union-attr]
                 if self._held:
@@ -379,38 +379,55 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._get_buffer() is not None:
             self._on_read_end(status)
 
-    def _fill(self, data: memoryview | None) -> None:
-        """Put `data`, or if None what the kernel has, into the protocol's buffer; hold what there is no room for."""
+    def _fill(self, data: memoryview) -> None:
+        """Put `data` into the protocol's buffer; hold what there is no room for."""
         protocol = self._protocol
         buffer = self._get_buffer()
         if buffer is None:
             return
         try:
-            if data is None:
-                size = self._stream.try_read_into(buffer)
-            else:
-                view = memoryview(buffer).cast("B")
-                size = min(len(view), len(data))
-                view[:size] = data[:size]
-                view.release()
+            view = memoryview(buffer).cast("B")
+            size = min(len(view), len(data))
+            view[:size] = data[:size]
+            view.release()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._on_failed_fill(exc, buffer)
+            return
+        if size < len(data):
+            # Held before the protocol runs: what a poll from inside of it receives comes after this.
+            self._keep(len(data) - size, bytes(data[size:]), 0)
+            self._stream.on_read(self._hold_record)
+        self._update(protocol, size)
+
+    def _fill_from_kernel(self) -> None:
+        """Have the kernel put what it has into the protocol's buffer."""
+        protocol = self._protocol
+        buffer = self._get_buffer()
+        if buffer is None:
+            return
+        try:
+            size = self._stream.try_read_into(buffer)
         except (BlockingIOError, InterruptedError):
             return
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            if isinstance(exc, BufferError):
-                # For what cannot be written to, system calls and views have several; asyncio has one.
-                exc = TypeError(f"get_buffer() must return a read-write bytes-like object, not {type(buffer).__name__}")
-            self._fatal_error(exc, "Fatal read error on socket transport")
+            self._on_failed_fill(exc, buffer)
             return
-        if data is None:
-            if size == 0:
-                self._on_read_end(uv.EOF)
-                return
-        elif size < len(data):
-            # Held before the protocol runs: what a poll from inside of it receives comes after this.
-            self._keep(len(data) - size, bytes(data[size:]), 0)
-            self._stream.on_read(self._hold_record)
+        if size:
+            self._update(protocol, size)
+        else:
+            self._on_read_end(uv.EOF)
+
+    def _on_failed_fill(self, exc: BaseException, buffer: Any) -> None:
+        if isinstance(exc, BufferError):
+            # For what cannot be written to, system calls and views have several; asyncio has one.
+            exc = TypeError(f"get_buffer() must return a read-write bytes-like object, not {type(buffer).__name__}")
+        self._fatal_error(exc, "Fatal read error on socket transport")
+
+    def _update(self, protocol: Any, size: int) -> None:
         try:
             protocol.buffer_updated(size)
         except (SystemExit, KeyboardInterrupt):
@@ -469,23 +486,21 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         elif self._writing:
             self._first = data
         else:
-            loop = self._loop
-            queue = loop._uv
-            dirty = queue.dirty
-            if queue._batch is None:
-                if self._calm >= CALM and not dirty and not loop._ready:
-                    dirty.append(self)
-                    self._send(data)  # the peer can work while whoever writes goes on
-                    if self._writing:
-                        self._maybe_pause_protocol()
-                    return
-                if dirty and dirty[-1] is self:
-                    self._calm = 0  # it has sent at once, and this is the turn's second write
-                elif self._calm < CALM:
-                    self._calm += 1
+            queue = self._loop._uv
+            sender = queue.sender
+            if sender is self:
+                self._calm = 0  # it has sent at once, and this is the turn's second write
+            elif self._calm < CALM:
+                self._calm += 1
+            elif sender is None and queue.found <= 1 and not self._loop._ready:
+                queue.sender = self
+                self._send(data)  # the peer can work while whoever writes goes on
+                if self._writing:
+                    self._maybe_pause_protocol()
+                return
             self._first = data
-            dirty.append(self)
-            if loop._thread_id is None:
+            queue.dirty.append(self)
+            if self._loop._thread_id is None:
                 self._flush()  # there is no turn whose end would do it
         if size > self._flush_at or self._writing:
             self._flush()

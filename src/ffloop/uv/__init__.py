@@ -15,7 +15,7 @@ from .async_ import Async
 from .errors import EAGAIN, EOF, gai_error, os_error
 from .fs_event import CHANGED, RENAMED, FsEvent
 from .handle import Handle
-from .loop import Loop, Metrics, libuv_is_system, version
+from .loop import LONGEST_SKIPPED, MOST_SKIPPED, Loop, Metrics, libuv_is_system, version
 from .poll import ONCE, READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
 from .stream import CAN_WATCH, Stream
@@ -28,6 +28,8 @@ __all__ = [
     "CHANGED",
     "EAGAIN",
     "EOF",
+    "LONGEST_SKIPPED",
+    "MOST_SKIPPED",
     "ONCE",
     "PEER_SHIFT",
     "READABLE",

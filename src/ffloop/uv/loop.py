@@ -6,7 +6,6 @@ What a handle is lives in handle.py; this file knows only tokens and callbacks.
 import math
 import os
 import struct
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sized
@@ -28,7 +27,7 @@ LONGEST = 1e8
 """Seconds that a single poll waits at most: three years, which fits all the integers on the way."""
 
 MOST_SKIPPED, LONGEST_SKIPPED = 64, 25e-6
-"""So many polls may be skipped while there is a backlog, for so many seconds."""
+"""So many polls may be skipped while there is enough to do, for so many seconds."""
 
 REGION_SIZE = 512 * 1024
 """Bytes that one turn can receive before reading waits for the next one."""
@@ -36,7 +35,6 @@ REGION_SIZE = 512 * 1024
 PEERS_SIZE: int = lib.FFLOOP_PEERS * ffi.sizeof("ffloop_peer")
 """Bytes behind the region, for who sent the datagrams in it."""
 
-_monotonic = time.monotonic  # the real one: tests put clocks of their own in its place
 _run = lib.ffloop_run  # once a turn, and looking it up costs half of calling it
 
 
@@ -127,6 +125,8 @@ class Loop:
         """Memory that libuv still reads, by the token of the stream that writes it."""
         self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE + PEERS_SIZE)
         """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
+        self.skippable: object = None
+        """The one way of polling in which polls may be skipped: where anything else polls, it may count them."""
         self._open_queue()
         _loops.add(self)
 
@@ -138,12 +138,16 @@ class Loop:
         self._find = self.callbacks.get
         self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
+        self.found = 0
+        """How many records the last poll has found."""
+        self.sender: object = None
+        """What has written past this queue since the last poll, most recently."""
         self.backlog: Sized = ()
         """While this is not empty, a poll does not wait."""
         self.may_skip = 0
-        """How many polls may be skipped from now on, while there is a backlog and `is_skippable` agrees."""
-        self.is_skippable: Callable[[], bool] | None = None
-        self._skipped_at = 0.0
+        """How many polls whoever drives this loop may skip from now on; each poll sets it to `MOST_SKIPPED`."""
+        self.skipped_at = 0.0
+        """When it skipped the first of those."""
         self.last: object = None
         """Who got the last record, where records are handed out one by one."""
         self.on_error: Callable[[BaseException], object] | None = None
@@ -161,6 +165,7 @@ class Loop:
         """Never touch the C loop again."""
         self.callbacks.clear()
         self.dirty.clear()
+        self.sender = None
 
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
@@ -194,8 +199,7 @@ class Loop:
 
         timeout: seconds to wait at most when nothing happens; None waits for ever, 0 not at all. It never
         returns early for lack of precision. While records of an earlier poll are not dispatched yet, this
-        returns -1 at once: their bytes would be overwritten. While there is a backlog, and nothing to send, up to
-        `MOST_SKIPPED` polls within `LONGEST_SKIPPED` return 0 without a look, if `is_skippable` is there and agrees.
+        returns -1 at once: their bytes would be overwritten.
         """
         dirty = self.dirty
         if dirty:
@@ -204,16 +208,10 @@ class Loop:
             if self.backlog:
                 # A write that failed has scheduled what tells of it.
                 timeout = 0
-        elif self.backlog and self.may_skip and self._batch is None and self.is_skippable is not None:
-            now = _monotonic()
-            if self.may_skip == MOST_SKIPPED:
-                self._skipped_at = now
-            if now - self._skipped_at <= LONGEST_SKIPPED and self.is_skippable():
-                self.may_skip -= 1
-                return 0
         if self._batch is not None:
             return -1
         self.may_skip = MOST_SKIPPED
+        self.sender = None
         if timeout is None:
             nanoseconds = -1
         elif timeout > 0:
@@ -222,6 +220,7 @@ class Loop:
             nanoseconds = 0
         try:
             found: int = _run(self._c, nanoseconds)
+            self.found = found
             if not found:
                 return 0
             if 0 < found <= 16:
@@ -343,6 +342,7 @@ class Loop:
             handle.close()
         self._drop_batch()
         self._c = None
+        self.skippable = None  # the loop is part of it
         self._close_queue()
         if not _finish(c):
             _unfinished.append(c)

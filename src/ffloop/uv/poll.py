@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from ._libuv import lib
+from .errors import os_error
 from .handle import Handle, check
 from .loop import Loop
 
 READABLE: int = lib.FFLOOP_READABLE
 WRITABLE: int = lib.FFLOOP_WRITABLE
 ONCE: int = lib.FFLOOP_ONCE
+
+_start = lib.ffloop_poll_start  # runs for every wait of sock_recv() and its like
 
 
 class Poll(Handle):
@@ -29,8 +32,14 @@ class Poll(Handle):
         single time. An error or a hang-up is reported as both. Raises the `OSError` of the system: a descriptor that is
         closed or cannot be watched (a regular file) is refused here.
         """
-        check(lib.ffloop_poll_start(self._pointer(), events))
+        self.restart(events)
         self._listen(lib.FFLOOP_POLL, callback)
+
+    def restart(self, events: int) -> None:
+        """Watch for `events` instead, or once more; the callback is that of the last `start`. Raises what it raises."""
+        status = _start(self._c if self._c is not None else self._pointer(), events)
+        if status < 0:
+            raise os_error(status)
 
     def stop(self) -> None:
         """Watch no more; what was already found ready is dropped."""

@@ -156,7 +156,7 @@ static int is_to_send(Part *part, PyObject *self, const EventLoop *loop) {
   else if (part->calm < CALM)
     part->calm++;
   else /* the peer can work while whoever writes goes on, if nothing else is to run */
-    return dirty->length == 0 && loop->ready != NULL && loop->ready->length == 0 && !loop->queue->active;
+    return dirty->length == 0 && loop->ready != NULL && loop->ready->length == 0 && loop->queue->count <= 1;
   return 0;
 }
 
