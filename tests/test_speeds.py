@@ -872,6 +872,33 @@ def test_a_program_that_abuses_what_asyncio_keeps_to_itself_crashes_nothing(prog
 
 
 @accelerated
+@pytest.mark.skipif(not hasattr(accelerator, "receive"), reason="no MSG_DONTWAIT here")
+def test_receive_gives_what_the_socket_module_gives_and_fails_as_it_does():
+    left, right = socket.socketpair()
+    with left, right:
+        assert accelerator.receive(left.fileno(), 10) is None
+        right.send(b"x" * 100_000)
+        for size in 0, 1, 1000, 70_000:
+            expected = left.recv(size, socket.MSG_PEEK)
+            assert accelerator.receive(left.fileno(), size) == expected
+        right.send(b"rest")
+        right.shutdown(socket.SHUT_WR)
+        while accelerator.receive(left.fileno(), 1 << 20):
+            pass
+        assert accelerator.receive(left.fileno(), 10) == b""
+        for bad in (-1, "10", 1.5, 1 << 80):
+            with pytest.raises(Exception) as theirs:  # noqa: PT011
+                left.recv(bad)
+            with pytest.raises(type(theirs.value)):
+                accelerator.receive(left.fileno(), bad)
+        with pytest.raises(TypeError):
+            accelerator.receive(left.fileno())
+        with pytest.raises(TypeError):
+            accelerator.receive("7", 10)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        accelerator.receive(-1, 10)
+
+
 @pytest.mark.skipif(not hasattr(accelerator, "accept"), reason="no accept4() here")
 def test_accept_gives_what_the_socket_module_gives_and_fails_as_it_does():
     with pytest.raises(TypeError):

@@ -7,94 +7,106 @@ import asyncio
 import contextvars
 import selectors
 import weakref
+from asyncio import Handle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from . import uv
 from .core import Core
+from .uv import ONCE, READABLE, WRITABLE
 
-
-class Once(asyncio.Handle):
-    """A handle that waits for its descriptor to be ready a single time."""
-
-    __slots__ = ()
+Waiting = Handle | asyncio.Future[None]
+WaitingT = TypeVar("WaitingT", bound=Waiting)
 
 
 class Watch:
-    """Who waits for one descriptor.
+    """Who waits for one descriptor: a handle for as long as it is there, a future for a single time.
 
     While nobody does, it is kept for the next one who will: setting it up costs more than all the rest. What it is
     kept for is a number, which may stand for another file by then.
     """
 
-    __slots__ = ("_loop", "_once", "fd", "fileobj", "poll", "reader", "silent", "writer")
+    __slots__ = ("_loop", "_once", "_started", "fd", "fileobj", "poll", "reader", "silent", "writer")
 
     def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
         self._loop = loop
-        self._once = False  # all who wait do so for a single time
+        self._once = 0  # all who wait do so for a single time: ONCE, else 0
+        self._started = False  # the poll knows who is to be told
         self.silent = True  # no record of the batch under way can be for it
         self.fileobj = fileobj
         self.fd = fd
         self.poll = uv.Poll(loop._uv, fd)
-        self.reader: asyncio.Handle | None = None
-        self.writer: asyncio.Handle | None = None
+        self.reader: Waiting | None = None
+        self.writer: Waiting | None = None
 
     def __repr__(self) -> str:
-        return " ".join(repr(handle) for handle in (self.reader, self.writer) if handle is not None)
+        return " ".join(repr(waiting) for waiting in (self.reader, self.writer) if waiting is not None)
 
     def renew(self) -> None:
         """Drop what was found ready and not told yet."""
         self.poll.close()
         self.poll = uv.Poll(self._loop._uv, self.fd)
+        self._started = False
 
     def update(self) -> None:
         """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
-        reader, writer = self.reader, self.writer
+        events = 0
+        once = ONCE
         self.silent = False
-        if reader is None and writer is None:
+        if self.reader is not None:
+            events = READABLE
+            if isinstance(self.reader, Handle):
+                once = 0
+        if self.writer is not None:
+            events |= WRITABLE
+            if isinstance(self.writer, Handle):
+                once = 0
+        if not events:
             self.fileobj = None
+            self._started = False
             self.poll.stop()
             return
-        self._once = (reader is None or type(reader) is Once) and (writer is None or type(writer) is Once)
-        events = (uv.READABLE if reader is not None else 0) | (uv.WRITABLE if writer is not None else 0)
-        self.poll.start(events | uv.ONCE if self._once else events, self._on_ready)
+        self._once = once
+        if self._started:
+            self.poll.restart(events | once)
+        else:
+            self.poll.start(events | once, self._on_ready)
+            self._started = True
 
     def _on_ready(self, status: int, events: int) -> None:
-        reader = self.reader if events & uv.READABLE else None
-        writer = self.writer if events & uv.WRITABLE else None
+        reader = self.reader if events & READABLE else None
+        writer = self.writer if events & WRITABLE else None
         if self._once:
+            # The kernel watches no more: whoever has not been served yet needs a new start.
             self.silent = True
-            self._on_ready_once(reader, writer)
+            if reader is not None:
+                self.reader = None
+            if writer is not None:
+                self.writer = None
+            if self.reader is not None or self.writer is not None:
+                self._loop._start(self)
+            else:
+                self.fileobj = None
+            if reader is not None and not reader.done():  # type: ignore[union-attr]
+                reader.set_result(None)  # type: ignore[union-attr]
+            if writer is not None and not writer.done():  # type: ignore[union-attr]
+                writer.set_result(None)  # type: ignore[union-attr]
             return
         if reader is not None:
-            if reader.cancelled():
-                self._loop._remove_reader(self.fd)
-            else:
-                reader._run()
-                if type(reader) is Once and self.reader is reader:
-                    self._loop._remove_reader(self.fd)
+            self._tell(reader, self._loop._remove_reader)
         # Unless the reader has removed it meanwhile, as it can where both wait in the ready queue.
-        if writer is not None and not writer.cancelled() and not self.poll.closed:
-            writer._run()
-            if type(writer) is Once and self.writer is writer:
-                self._loop._remove_writer(self.fd)
-        elif writer is not None and self.writer is writer:
-            self._loop._remove_writer(self.fd)
+        if writer is not None and self.writer is writer and not self.poll.closed:
+            self._tell(writer, self._loop._remove_writer)
 
-    def _on_ready_once(self, reader: asyncio.Handle | None, writer: asyncio.Handle | None) -> None:
-        """The kernel watches no more: whoever has not been served yet needs a new start."""
-        if reader is not None:
-            self.reader = None
-        if writer is not None:
-            self.writer = None
-        if self.reader is not None or self.writer is not None:
-            self._loop._start(self)
+    def _tell(self, waiting: Waiting, remove: Callable[[int], bool]) -> None:
+        if not isinstance(waiting, Handle):
+            remove(self.fd)
+            if not waiting.done():
+                waiting.set_result(None)
+        elif waiting.cancelled():
+            remove(self.fd)
         else:
-            self.fileobj = None
-        for handle in reader, writer:
-            if handle is not None and not handle.cancelled():
-                handle._run()
-                handle.cancel()  # whoever made it need not remove it
+            waiting._run()
 
 
 class Readers(Core):
@@ -138,38 +150,52 @@ class Readers(Core):
         self._watches.clear()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
-        known = self._transports.get(_fileno(fd))
+        known = self._transports.get(fd if fd.__class__ is int else _fileno(fd))
         transport = known() if known is not None else None
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
     def _add_reader(
         self, fd: Any, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        return self._set_reader(fd, asyncio.Handle(callback, args, self, context))
+    ) -> Handle:
+        return self._set_reader(fd, Handle(callback, args, self, context))
 
     def _add_writer(
         self, fd: Any, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        return self._set_writer(fd, asyncio.Handle(callback, args, self, context))
+    ) -> Handle:
+        return self._set_writer(fd, Handle(callback, args, self, context))
 
-    def _set_reader(self, fd: Any, handle: asyncio.Handle) -> asyncio.Handle:
-        self._check_closed()
+    def _set_reader(self, fd: Any, reader: WaitingT) -> WaitingT:
+        """Let `reader` wait until `fd` can be read, in the place of whoever did."""
+        if self._closed:
+            self._check_closed()
         watch = self._watch(fd)
-        replaced, watch.reader = watch.reader, handle
+        replaced, watch.reader = watch.reader, reader
         self._start(watch)
-        if replaced is not None:
+        if isinstance(replaced, Handle):
             replaced.cancel()
-        return handle
+        return reader
 
-    def _set_writer(self, fd: Any, handle: asyncio.Handle) -> asyncio.Handle:
-        self._check_closed()
+    def _set_writer(self, fd: Any, writer: WaitingT) -> WaitingT:
+        """Let `writer` wait until `fd` can be written to, in the place of whoever did."""
+        if self._closed:
+            self._check_closed()
         watch = self._watch(fd)
-        replaced, watch.writer = watch.writer, handle
+        replaced, watch.writer = watch.writer, writer
         self._start(watch)
-        if replaced is not None:
+        if isinstance(replaced, Handle):
             replaced.cancel()
-        return handle
+        return writer
+
+    def _stop_waiting(self, fd: int, future: "asyncio.Future[None]") -> None:
+        """Let `future` wait no more, unless somebody else has taken its place."""
+        watch = self._watches.get(fd)
+        if watch is None:
+            return
+        if watch.reader is future:
+            self._remove_reader(fd)
+        elif watch.writer is future:
+            self._remove_writer(fd)
 
     def _remove_reader(self, fd: Any) -> bool:
         watch = self._find(fd)
@@ -193,7 +219,7 @@ class Readers(Core):
         return selectors.SelectorKey(watch.fileobj, fd, events, (watch.reader, watch.writer))
 
     def _watch(self, fileobj: Any) -> Watch:
-        fd = _fileno(fileobj)
+        fd = fileobj if fileobj.__class__ is int else _fileno(fileobj)
         if fd < 0:
             raise ValueError(f"Invalid file descriptor: {fd}")
         watch = self._watches.get(fd)
@@ -226,10 +252,11 @@ class Readers(Core):
             self._forget(watch)
             raise
 
-    def _removed(self, watch: Watch, handle: asyncio.Handle | None) -> bool:
-        if handle is None:
+    def _removed(self, watch: Watch, removed: Waiting | None) -> bool:
+        if removed is None:
             return False
-        handle.cancel()
+        if isinstance(removed, Handle):
+            removed.cancel()
         try:
             watch.update()
         except OSError:

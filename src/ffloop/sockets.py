@@ -11,7 +11,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .readers import Once, Readers
+from .readers import Readers
+from .speed import accelerator
 
 try:
     import ssl
@@ -19,6 +20,9 @@ except ImportError:  # a Python built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
+
+receive: Callable[[int, int], bytes | None] | None = getattr(accelerator, "receive", None)
+"""`socket.recv` for a descriptor, with None for what is a `BlockingIOError` there."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
@@ -35,7 +39,12 @@ class Sockets(Readers):
         This and the following are
         https://docs.python.org/3/library/asyncio-eventloop.html#working-with-socket-objects-directly.
         """
-        return await self._when_readable(sock, sock.recv, nbytes)
+        self._check_socket(sock)
+        if receive is None or sock.__class__ is not socket.socket or sock.gettimeout() != 0:
+            return await self._when_readable(sock, sock.recv, nbytes)
+        while (data := receive(sock.fileno(), nbytes)) is None:
+            await self._readable(sock)
+        return data
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         """Receive into `buf` and return the number of bytes; 0 at the end."""
@@ -119,7 +128,8 @@ class Sockets(Readers):
         return connection, address
 
     def _check_socket(self, sock: socket.socket) -> None:
-        check_ssl_socket(sock)
+        if sock.__class__ is not socket.socket:
+            check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
@@ -132,27 +142,25 @@ class Sockets(Readers):
                 await self._readable(sock)
 
     async def _readable(self, sock: socket.socket) -> None:
-        await self._wait(sock, self._set_reader, self._remove_reader)
-
-    async def _writable(self, sock: socket.socket) -> None:
-        await self._wait(sock, self._set_writer, self._remove_writer)
-
-    async def _wait(
-        self,
-        sock: socket.socket,
-        add: Callable[[int, asyncio.Handle], asyncio.Handle],
-        remove: Callable[[int], bool],
-    ) -> None:
+        """Wait until `sock` can be read."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        future: asyncio.Future[None] = self.create_future()
-        handle = add(fd, Once(_wake, (future,), self))
+        future = self._set_reader(fd, self.create_future())
         try:
             await future
         except BaseException:
-            # Cancelled itself: someone else waits on this descriptor now.
-            if not handle.cancelled():
-                remove(fd)
+            self._stop_waiting(fd, future)
+            raise
+
+    async def _writable(self, sock: socket.socket) -> None:
+        """Wait until `sock` can be written to."""
+        fd = sock.fileno()
+        self._ensure_fd_no_transport(fd)
+        future = self._set_writer(fd, self.create_future())
+        try:
+            await future
+        except BaseException:
+            self._stop_waiting(fd, future)
             raise
 
 

@@ -228,8 +228,8 @@ int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiv
 int tcp_read_stop(State *state, PyObject *tcp);
 int tcp_close(State *state, PyObject *tcp);
 
-/* accept.c: the accelerator's function of that name, where the system has accept4(). */
-extern PyMethodDef accept_functions[];
+/* sockets.c: accept() where the system has accept4(), receive() where a single call can be made not to wait. */
+extern PyMethodDef socket_functions[];
 
 /* stream.c: the stream transport, per packet; connection.c: its beginning and its end. This is what of it is kept in C, behind the slots
  * that asyncio's class has. */

@@ -302,7 +302,7 @@ struct PyModuleDef speed_module = {
   "ffloop._speed",
   "What of ffloop runs per callback, per packet and per connection, in C. FFLOOP_PURE=1 does without it.",
   sizeof(State),
-  accept_functions,
+  socket_functions,
   slots,
   traverse,
   NULL, /* see free_module */
