@@ -22,7 +22,8 @@
 enum { MOST_SLOTS = 16 };
 enum { CONNECTION_METHODS = 6 };
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in transports.py */
-/* How many dead handles of each type wait for their next use. None under AddressSanitizer, which is to see each one's end. */
+enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
+/* How many dead handles of each kind wait for their next use. None under AddressSanitizer, which is to see each one's end. */
 #ifdef __SANITIZE_ADDRESS__
 enum { FREE_HANDLES = 0 };
 #else
@@ -34,9 +35,10 @@ enum { FREE_HANDLES = 512 };
 typedef struct {
   Py_ssize_t callback, args, context, loop, cancelled, repr, source_traceback; /* of asyncio.Handle */
   Py_ssize_t when, scheduled;                                                  /* of asyncio.TimerHandle */
-  Py_ssize_t handle_size; /* of a Handle; a TimerHandle is larger */
-  Py_ssize_t lock;        /* of asyncio's _ThreadSafeHandle */
+  Py_ssize_t lock;        /* of asyncio's _ThreadSafeHandle: empty, unless somebody makes one of ours by calling its type */
+  Py_ssize_t handle_size, timer_size; /* of our types */
   Py_ssize_t due;         /* where a Due begins, behind a TimerHandle's slots */
+  Py_ssize_t guard;       /* where a Guard begins, behind those of a handle for other threads */
   Py_ssize_t fd;          /* of uv.Stream */
   Py_ssize_t tcp_c, tcp_loop, tcp_token, tcp_on_close; /* of uv.Tcp */
   Py_ssize_t tcp_slots[MOST_SLOTS]; /* all those of it */
@@ -57,6 +59,7 @@ typedef struct {
 
   PyTypeObject *handle_type; /* Handle, a subclass of asyncio.Handle; and so on */
   PyTypeObject *timer_type;
+  PyTypeObject *threadsafe_type; /* a subclass of the class below, NULL before 3.14 */
   PyTypeObject *ready_type;
   PyTypeObject *queue_type;
   PyTypeObject *loop_type;
@@ -67,7 +70,6 @@ typedef struct {
   PyTypeObject *asyncio_timer;
   PyTypeObject *threadsafe_handle; /* asyncio.events._ThreadSafeHandle, NULL before 3.14 */
   unsigned threadsafe_tag;         /* what it looks like as long as nobody has changed it, 0 when it is not known */
-  PyObject *new_lock;              /* _thread.RLock */
   PyObject *handle_cancel; /* asyncio.Handle.cancel */
   PyObject *base_loop;     /* asyncio.BaseEventLoop */
   PyObject *base_dict;     /* what its functions see as globals */
@@ -89,12 +91,12 @@ typedef struct {
   PyObject *high_water, *low_water; /* of a transport that nobody has told others */
   PyObject *only_context; /* ("context",): the names of the keywords of call_soon() */
 
-  PyObject *free_handles[2]; /* chained by their slot for the callback; of Handle, of TimerHandle */
-  int free_count[2];
+  PyObject *free_handles[KINDS_OF_HANDLES]; /* chained by their slot for the callback */
+  int free_count[KINDS_OF_HANDLES];
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
-  name(acquire, "acquire") name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")        \
+  name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")        \
   name(call_connection_lost, "_call_connection_lost")                                                                     \
   name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
   name(call_soon_threadsafe, "call_soon_threadsafe") name(cancelled, "_cancelled")                                         \
@@ -104,7 +106,7 @@ typedef struct {
   name(maybe_pause, "_maybe_pause_protocol") name(peername, "peername") name(receive, "_receive")                          \
   name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(release, "release") name(select, "select") name(time, "time")                                                       \
+  name(select, "select") name(time, "time")                                                       \
   name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
@@ -144,10 +146,8 @@ static inline PyObject *ready_peek(const Ready *ready, Py_ssize_t index) {
 /* handles.c: handles and timer handles, and how they run. */
 int handles_add_types(PyObject *module, State *state);
 void handles_clear_free(State *state);
-PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
                      PyObject *context);
-PyObject *handle_new_threadsafe(State *state, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
-                                PyObject *context);
 int handle_run(State *state, PyObject *handle);
 void handles_prefetch(State *state, const Ready *ready);
 
@@ -160,6 +160,18 @@ typedef struct {
 static inline Due *due_of(PyObject *timer) {
   return (Due *) ((char *) timer + layout.due);
 }
+
+/* guard.c: behind the slots of a handle for other threads, what keeps them apart. */
+typedef struct {
+  PyThread_type_lock lock; /* taken, for others to wait at; NULL as long as nobody had to */
+  unsigned long inside;    /* the thread that is, if depth > 0 */
+  int depth, waiting;
+  int released;            /* somebody who has waited is about to go on */
+} Guard;
+
+int guard_enter(PyObject *handle);
+void guard_leave(PyObject *handle);
+void guard_end(PyObject *handle);
 
 /* timers.c: the heap of asyncio, `_scheduled`, with the order that heapq would give it. */
 int timers_push(State *state, PyObject *heap, PyObject *timer);

@@ -13,12 +13,16 @@ static State *state_of(PyObject *handle) {
 }
 
 /* By the size, which is known even when the module has let go of its types. */
-static int is_a_timer(PyTypeObject *type) {
-  return type->tp_basicsize != layout.handle_size;
+static int kind_of(PyTypeObject *type) {
+  return type->tp_basicsize == layout.handle_size ? HANDLE : type->tp_basicsize == layout.timer_size ? TIMER : THREADSAFE;
+}
+
+static PyTypeObject *type_of(const State *state, int kind) {
+  return kind == HANDLE ? state->handle_type : kind == TIMER ? state->timer_type : state->threadsafe_type;
 }
 
 /* Every slot that a handle has, for what must see all of them. */
-#define EACH_SLOT(is_timer, visit)                                                                                  \
+#define EACH_SLOT(kind, visit)                                                                                  \
   do {                                                                                                                     \
     visit(layout.callback);                                                                                             \
     visit(layout.args);                                                                                                 \
@@ -27,10 +31,12 @@ static int is_a_timer(PyTypeObject *type) {
     visit(layout.cancelled);                                                                                            \
     visit(layout.repr);                                                                                                 \
     visit(layout.source_traceback);                                                                                     \
-    if (is_timer) {                                                                                                        \
+    if ((kind) == TIMER) {                                                                                                 \
       visit(layout.when);                                                                                               \
       visit(layout.scheduled);                                                                                          \
     }                                                                                                                      \
+    if ((kind) == THREADSAFE)                                                                                              \
+      visit(layout.lock);                                                                                               \
   } while (0)
 
 /* Fills the slots that every handle has, which are empty. Takes the references to the arguments and to the context. */
@@ -46,9 +52,9 @@ static inline void fill(PyObject *handle, PyObject *loop, PyObject *callback, Py
 
 /* A handle for `callback(*args)` with `count` arguments, of which it keeps references. `context` NULL is a copy of the current one. The
  * caller of a timer sets `_when`. Nothing of it is visible to others before it is whole. */
-PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
+PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
                      PyObject *context) {
-  PyTypeObject *type = is_timer ? state->timer_type : state->handle_type;
+  PyTypeObject *type = type_of(state, kind);
   PyObject *handle, *arguments;
   Py_ssize_t i;
 
@@ -62,10 +68,10 @@ PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callb
   }
   for (i = 0; i < count; i++)
     PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
-  handle = state->free_handles[is_timer];
+  handle = state->free_handles[kind];
   if (handle != NULL) {
-    state->free_handles[is_timer] = SLOT(handle, layout.callback);
-    state->free_count[is_timer]--;
+    state->free_handles[kind] = SLOT(handle, layout.callback);
+    state->free_count[kind]--;
     PyObject_Init(handle, type);
   } else {
     handle = PyObject_GC_New(PyObject, type);
@@ -77,55 +83,29 @@ PyObject *handle_new(State *state, int is_timer, PyObject *loop, PyObject *callb
     memset((char *) handle + sizeof(PyObject), 0, (size_t) type->tp_basicsize - sizeof(PyObject));
   }
   fill(handle, loop, callback, arguments, context);
-  if (is_timer)
+  if (kind == TIMER)
     SLOT(handle, layout.scheduled) = Py_NewRef(Py_False);
   PyObject_GC_Track(handle);
   return handle;
 }
 
-/* The same for call_soon_threadsafe() from 3.14 on: an object of asyncio's own class, as its __init__ would make it. */
-PyObject *handle_new_threadsafe(State *state, PyObject *loop, PyObject *callback, PyObject *const *args, Py_ssize_t count,
-                                PyObject *context) {
-  PyObject *handle, *arguments, *lock;
-  Py_ssize_t i;
-
-  context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
-  arguments = PyTuple_New(count);
-  lock = PyObject_CallNoArgs(state->new_lock);
-  handle = NULL;
-  if (context != NULL && arguments != NULL && lock != NULL)
-    handle = state->threadsafe_handle->tp_alloc(state->threadsafe_handle, 0);
-  if (handle == NULL) {
-    Py_XDECREF(context);
-    Py_XDECREF(arguments);
-    Py_XDECREF(lock);
-    return NULL;
-  }
-  for (i = 0; i < count; i++)
-    PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
-  fill(handle, loop, callback, arguments, context);
-  SLOT(handle, layout.lock) = lock;
-  return handle;
-}
-
 static int clear(PyObject *handle) {
-  int is_timer = is_a_timer(Py_TYPE(handle));
+  int kind = kind_of(Py_TYPE(handle));
 
 #define CLEAR(offset) Py_CLEAR(SLOT(handle, offset))
-  EACH_SLOT(is_timer, CLEAR);
+  EACH_SLOT(kind, CLEAR);
 #undef CLEAR
-  if (is_timer)
+  if (kind == TIMER)
     Py_CLEAR(due_of(handle)->number);
   return 0;
 }
 
 static int traverse(PyObject *handle, visitproc visit, void *arg) {
-  int is_timer;
+  int kind = kind_of(Py_TYPE(handle));
 
   Py_VISIT(Py_TYPE(handle));
-  is_timer = is_a_timer(Py_TYPE(handle));
 #define VISIT(offset) Py_VISIT(SLOT(handle, offset))
-  EACH_SLOT(is_timer, VISIT);
+  EACH_SLOT(kind, VISIT);
 #undef VISIT
   return 0;
 }
@@ -133,15 +113,17 @@ static int traverse(PyObject *handle, visitproc visit, void *arg) {
 static void destroy(PyObject *handle) {
   PyTypeObject *type = Py_TYPE(handle);
   State *state = state_of(handle);
-  int is_timer = is_a_timer(type);
+  int kind = kind_of(type);
 
   if (SLOT(handle, type->tp_weaklistoffset) != NULL)
     PyObject_ClearWeakRefs(handle);
   clear(handle);
-  if (state != NULL && state->free_count[is_timer] < FREE_HANDLES) {
-    SLOT(handle, layout.callback) = state->free_handles[is_timer];
-    state->free_handles[is_timer] = handle;
-    state->free_count[is_timer]++;
+  if (kind == THREADSAFE)
+    guard_end(handle);
+  if (state != NULL && state->free_count[kind] < FREE_HANDLES) {
+    SLOT(handle, layout.callback) = state->free_handles[kind];
+    state->free_handles[kind] = handle;
+    state->free_count[kind]++;
   } else {
     PyObject_GC_Del(handle);
   }
@@ -165,16 +147,16 @@ static void dealloc(PyObject *handle) {
 
 /* Frees what waits for its next use. */
 void handles_clear_free(State *state) {
-  int is_timer;
+  int kind;
 
-  for (is_timer = 0; is_timer < 2; is_timer++) {
-    while (state->free_handles[is_timer] != NULL) {
-      PyObject *handle = state->free_handles[is_timer];
+  for (kind = 0; kind < KINDS_OF_HANDLES; kind++) {
+    while (state->free_handles[kind] != NULL) {
+      PyObject *handle = state->free_handles[kind];
 
-      state->free_handles[is_timer] = SLOT(handle, layout.callback);
+      state->free_handles[kind] = SLOT(handle, layout.callback);
       PyObject_GC_Del(handle);
     }
-    state->free_count[is_timer] = 0;
+    state->free_count[kind] = 0;
   }
 }
 
@@ -280,39 +262,16 @@ static int call(State *state, PyObject *handle) {
   return status;
 }
 
-#if PY_VERSION_HEX >= 0x030e0000
-
-/* The same with the handle's lock held: who cancels it in another thread meanwhile waits for the end. */
-static int call_locked(State *state, PyObject *handle) {
-  PyObject *lock = Py_XNewRef(SLOT(handle, layout.lock)), *done;
+/* The same with the handle's guard: who cancels it in another thread meanwhile waits for the end. */
+static int call_guarded(State *state, PyObject *handle) {
   int status;
 
-  if (lock == NULL)
-    return run_foreign(state, handle);
-  done = PyObject_CallMethodNoArgs(lock, state->str_acquire);
-  if (done == NULL) {
-    Py_DECREF(lock);
+  if (guard_enter(handle) < 0)
     return -1;
-  }
-  Py_DECREF(done);
   status = SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
-  if (status < 0) {
-    PyObject *exception = take_exception();
-
-    done = PyObject_CallMethodNoArgs(lock, state->str_release);
-    if (done == NULL)
-      PyErr_Clear(); /* what the callback has raised says more */
-    PyErr_SetRaisedException(exception);
-  } else {
-    done = PyObject_CallMethodNoArgs(lock, state->str_release);
-    status = done != NULL ? 0 : -1;
-  }
-  Py_XDECREF(done);
-  Py_DECREF(lock);
+  guard_leave(handle);
   return status;
 }
-
-#endif
 
 /* Runs a handle unless it was cancelled. -1 only for what is let through, or when the exception handler itself has failed. The caller
  * holds a reference. */
@@ -321,10 +280,8 @@ int handle_run(State *state, PyObject *handle) {
 
   if (type == state->handle_type || type == state->timer_type || type == state->asyncio_handle || type == state->asyncio_timer)
     return SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
-#if PY_VERSION_HEX >= 0x030e0000
-  if (type == state->threadsafe_handle && is_threadsafe_known(state))
-    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call_locked(state, handle);
-#endif
+  if (type == state->threadsafe_type)
+    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call_guarded(state, handle);
   return run_foreign(state, handle);
 }
 
@@ -341,10 +298,56 @@ void handles_prefetch(State *state, const Ready *ready) {
   near = ready_peek(ready, NEAR);
   PREFETCH(far);
   PREFETCH(far + 64);
-  if (Py_TYPE(near) == state->handle_type || Py_TYPE(near) == state->timer_type)
+  if (Py_TYPE(near) == state->handle_type || Py_TYPE(near) == state->timer_type || Py_TYPE(near) == state->threadsafe_type)
     PREFETCH(SLOT(near, layout.context));
   if (Py_TYPE(near) == state->timer_type)
     PREFETCH(SLOT(near, layout.when));
+}
+
+/* The methods of a handle for other threads: what asyncio's do, under its guard. */
+
+static PyObject *cancel_guarded(PyObject *handle, PyObject *unused) {
+  PyObject *done;
+
+  if (guard_enter(handle) < 0)
+    return NULL;
+  done = cancel(handle, unused);
+  guard_leave(handle);
+  return done;
+}
+
+static PyObject *is_cancelled_guarded(PyObject *handle, PyObject *unused) {
+  PyObject *cancelled;
+
+  (void) unused;
+  if (guard_enter(handle) < 0)
+    return NULL;
+  cancelled = Py_NewRef(SLOT(handle, layout.cancelled));
+  guard_leave(handle);
+  return cancelled;
+}
+
+static PyObject *run_guarded(PyObject *handle, PyObject *unused) {
+  State *state = state_of(handle);
+  PyObject *run, *done = NULL;
+
+  (void) unused;
+  if (state == NULL) {
+    PyErr_SetString(PyExc_RuntimeError, "the interpreter has ended");
+    return NULL;
+  }
+  if (guard_enter(handle) < 0)
+    return NULL;
+  if (SLOT(handle, layout.cancelled) == Py_True) {
+    done = Py_NewRef(Py_None);
+  } else {
+    run = PyObject_GetAttr((PyObject *) state->asyncio_handle, state->str_run);
+    if (run != NULL)
+      done = PyObject_CallOneArg(run, handle);
+    Py_XDECREF(run);
+  }
+  guard_leave(handle);
+  return done;
 }
 
 static PyMethodDef methods[] = {
@@ -352,16 +355,18 @@ static PyMethodDef methods[] = {
   {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot slots[] = {
-  {Py_tp_methods, methods},
-  {Py_tp_traverse, traverse},
-  {Py_tp_clear, clear},
-  {Py_tp_dealloc, dealloc},
-  {0, NULL},
+static PyMethodDef guarded_methods[] = {
+  {"cancel", cancel_guarded, METH_NOARGS, "Cancel the callback; while it runs in another thread, wait for its end."},
+  {"cancelled", is_cancelled_guarded, METH_NOARGS, "Return whether it was cancelled."},
+  {"_run", run_guarded, METH_NOARGS, "Run the callback, unless it was cancelled."},
+  {NULL, NULL, 0, NULL},
 };
 
 /* Makes a subclass of `base` that has the same fields, and `more` bytes behind them. */
-static PyTypeObject *add_type(PyObject *module, const char *name, PyTypeObject *base, size_t more) {
+static PyTypeObject *add_type(PyObject *module, const char *name, PyTypeObject *base, size_t more, PyMethodDef *with) {
+  PyType_Slot slots[] = {
+    {Py_tp_methods, with}, {Py_tp_traverse, traverse}, {Py_tp_clear, clear}, {Py_tp_dealloc, dealloc}, {0, NULL},
+  };
   PyType_Spec spec = {name, (int) base->tp_basicsize + (int) more, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
   PyObject *bases = PyTuple_Pack(1, base), *type;
 
@@ -377,7 +382,20 @@ static PyTypeObject *add_type(PyObject *module, const char *name, PyTypeObject *
 int handles_add_types(PyObject *module, State *state) {
   layout.due = state->asyncio_timer->tp_basicsize;
   layout.handle_size = state->asyncio_handle->tp_basicsize;
-  state->handle_type = add_type(module, "ffloop._speed.Handle", state->asyncio_handle, 0);
-  state->timer_type = add_type(module, "ffloop._speed.TimerHandle", state->asyncio_timer, sizeof(Due));
-  return state->handle_type != NULL && state->timer_type != NULL ? 0 : -1;
+  layout.timer_size = layout.due + (Py_ssize_t) sizeof(Due);
+  state->handle_type = add_type(module, "ffloop._speed.Handle", state->asyncio_handle, 0, methods);
+  state->timer_type = add_type(module, "ffloop._speed.TimerHandle", state->asyncio_timer, sizeof(Due), methods);
+  if (state->handle_type == NULL || state->timer_type == NULL)
+    return -1;
+  if (state->threadsafe_handle == NULL)
+    return 0;
+  layout.guard = state->threadsafe_handle->tp_basicsize;
+  state->threadsafe_type =
+    add_type(module, "ffloop._speed._ThreadSafeHandle", state->threadsafe_handle, sizeof(Guard), guarded_methods);
+  if (state->threadsafe_type == NULL)
+    return -1;
+  if (state->threadsafe_type->tp_basicsize != layout.timer_size)
+    return 0;
+  PyErr_SetString(PyExc_ImportError, "a handle for other threads has the size of a timer");
+  return -1;
 }

@@ -182,10 +182,11 @@ static inline int is_common(EventLoop *self, int parts, PyObject *const *args, P
   return PyContext_CheckExact(*context);
 }
 
-static PyObject *add_ready(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
-  PyObject *handle = handle_new(self->state, 0, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+static PyObject *add_ready(EventLoop *self, int kind, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  PyObject *handle = handle_new(self->state, kind, (PyObject *) self, args[0], args + 1, nargs - 1, context);
 
-  if (handle != NULL && ready_append(self->ready, handle) < 0)
+  /* Making it can begin a collection of garbage, in which anything runs. */
+  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
     Py_CLEAR(handle);
   return handle;
 }
@@ -195,23 +196,18 @@ static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t na
 
   if (!is_common(self, PLAIN_SOON, args, nargs, 1, kwnames, &context))
     return call_base(self->state->str_call_soon, self, args, nargs, kwnames);
-  return add_ready(self, args, nargs, context);
+  return add_ready(self, HANDLE, args, nargs, context);
 }
 
-/* From 3.14 on cancelling such a handle waits until it has run: it has a lock, and a class of its own. */
+/* From 3.14 on cancelling such a handle waits until it has run: it is of a class of its own. */
 static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
   PyObject *arguments, *handle = NULL;
   Py_ssize_t i;
 
   if (self->state->threadsafe_handle == NULL)
-    return add_ready(self, args, nargs, context);
-  if (is_threadsafe_known(self->state)) {
-    handle = handle_new_threadsafe(self->state, (PyObject *) self, args[0], args + 1, nargs - 1, context);
-    /* Making it can begin a collection of garbage, in which anything runs. */
-    if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
-      Py_CLEAR(handle);
-    return handle;
-  }
+    return add_ready(self, HANDLE, args, nargs, context);
+  if (is_threadsafe_known(self->state))
+    return add_ready(self, THREADSAFE, args, nargs, context);
   arguments = PyTuple_New(nargs - 1);
   if (arguments == NULL)
     return NULL;
@@ -256,7 +252,7 @@ static inline Py_ssize_t count_timers(EventLoop *self) {
 /* Takes the reference to `when`. */
 static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
   State *state = self->state;
-  PyObject *timer = handle_new(state, 1, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+  PyObject *timer = handle_new(state, TIMER, (PyObject *) self, args[0], args + 1, nargs - 1, context);
 
   if (timer == NULL || count_timers(self) < 0) {
     Py_XDECREF(timer);

@@ -91,13 +91,12 @@ static PyObject *keep_if_from(PyObject *function, PyObject *globals) {
   return Py_NewRef(Py_None);
 }
 
-/* The class, and whether it is the one that handle_new_threadsafe knows how to fill in. */
+/* The class, and whether all of it is asyncio's own, for which ours does the same. */
 static int take_threadsafe_handle(State *state, PyObject *globals) {
-  PyObject *init, *run;
+  static const char *const methods[] = {"__init__", "_run", "cancel", "cancelled"};
+  int own = 1;
+  size_t i;
 
-  state->new_lock = import_from("_thread", "RLock");
-  if (state->new_lock == NULL)
-    return -1;
   state->threadsafe_handle = (PyTypeObject *) import_from("asyncio.events", "_ThreadSafeHandle");
   if (state->threadsafe_handle == NULL) {
     if (!PyErr_ExceptionMatches(PyExc_AttributeError))
@@ -108,14 +107,18 @@ static int take_threadsafe_handle(State *state, PyObject *globals) {
   layout.lock = slot_offset(state->threadsafe_handle, "_lock");
   if (layout.lock < 0)
     return -1;
-  init = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, "__init__");
-  run = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, "_run");
+  for (i = 0; i < sizeof methods / sizeof *methods; i++) {
+    PyObject *method = PyObject_GetAttrString((PyObject *) state->threadsafe_handle, methods[i]);
+
+    if (method == NULL)
+      return -1;
+    own = own && is_from(method, globals);
+    Py_DECREF(method);
+  }
   /* A type has its tag by now: it gets one when it is first asked for something. */
-  if (init != NULL && run != NULL && is_from(init, globals) && is_from(run, globals))
+  if (own)
     state->threadsafe_tag = state->threadsafe_handle->tp_version_tag;
-  Py_XDECREF(init);
-  Py_XDECREF(run);
-  return init != NULL && run != NULL ? 0 : -1;
+  return 0;
 }
 
 static int take_handles(State *state) {
@@ -233,6 +236,7 @@ static int execute(PyObject *module) {
   do {                                                                                                                     \
     visit(state->handle_type);                                                                                             \
     visit(state->timer_type);                                                                                              \
+    visit(state->threadsafe_type);                                                                                         \
     visit(state->ready_type);                                                                                              \
     visit(state->queue_type);                                                                                              \
     visit(state->loop_type);                                                                                               \
@@ -247,7 +251,6 @@ static int execute(PyObject *module) {
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
     visit(state->threadsafe_handle);                                                                                       \
-    visit(state->new_lock);                                                                                                \
     visit(state->handle_cancel);                                                                                           \
     visit(state->asyncio_run);                                                                                             \
     visit(state->own_run_once);                                                                                            \

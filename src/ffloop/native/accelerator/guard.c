@@ -1,0 +1,64 @@
+/* The guard of a handle that is called in one thread and cancelled in another: from Python 3.14 on, cancelling waits while it runs.
+ *
+ * asyncio has a lock in each of them. Hardly any is ever cancelled, so here a lock is made by the one who finds the handle running, and
+ * has to wait. All fields are read and written with the GIL held, which none of the functions lets go of but that wait.
+ */
+#include "accelerator.h"
+
+static Guard *guard_of(PyObject *handle) {
+  return (Guard *) ((char *) handle + layout.guard);
+}
+
+/* Waits until whoever is inside has left. -1 with an exception: of memory, or of a signal's handler. The caller holds a reference. */
+static int wait_outside(Guard *guard) {
+  PyLockStatus status;
+
+  if (guard->lock == NULL) {
+    guard->lock = PyThread_allocate_lock();
+    if (guard->lock == NULL) {
+      PyErr_NoMemory();
+      return -1;
+    }
+    PyThread_acquire_lock(guard->lock, NOWAIT_LOCK); /* it is free: nobody else has it */
+  }
+  guard->waiting++;
+  Py_BEGIN_ALLOW_THREADS;
+  status = PyThread_acquire_lock_timed(guard->lock, -1, 1);
+  Py_END_ALLOW_THREADS;
+  guard->waiting--;
+  if (status == PY_LOCK_ACQUIRED)
+    guard->released = 0;
+  return PyErr_CheckSignals();
+}
+
+/* Enters, as often as one likes in one thread. -1 with an exception, and without having entered. */
+int guard_enter(PyObject *handle) {
+  Guard *guard = guard_of(handle);
+  unsigned long me = PyThread_get_thread_ident();
+
+  while (guard->depth > 0 && guard->inside != me)
+    if (wait_outside(guard) < 0)
+      return -1;
+  guard->inside = me;
+  guard->depth++;
+  return 0;
+}
+
+/* Leaves; leaves alone what exception is set. */
+void guard_leave(PyObject *handle) {
+  Guard *guard = guard_of(handle);
+
+  if (--guard->depth > 0 || guard->waiting == 0 || guard->released)
+    return;
+  guard->released = 1; /* one of them goes on, and lets the next one go on when it leaves */
+  PyThread_release_lock(guard->lock);
+}
+
+/* Of a handle that nobody knows any more: so nobody waits. */
+void guard_end(PyObject *handle) {
+  Guard *guard = guard_of(handle);
+
+  if (guard->lock != NULL)
+    PyThread_free_lock(guard->lock);
+  memset(guard, 0, sizeof *guard);
+}
