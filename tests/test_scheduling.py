@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import logging
+import signal
 import socket
 import sys
 import threading
@@ -100,6 +101,68 @@ def test_who_cancels_a_callback_of_another_thread_waits_while_it_runs_from_3_14_
     loop.run_forever()
     thread.join()
     assert sorted(order, key=repr) == [((1, 2), not waits), (True, None)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="nobody waits before Python 3.14")
+def test_all_who_cancel_a_callback_of_another_thread_while_it_runs_go_on_after_it(loop):
+    running, leave, order = threading.Event(), threading.Event(), []
+
+    def callback():
+        running.set()
+        assert leave.wait(10)
+        handle.cancel()  # in the thread that runs it there is nothing to wait for
+        order.append("ran")
+
+    def cancel():
+        handle.cancel()
+        order.append(handle.cancelled())
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    handle = loop.call_soon_threadsafe(callback)
+    assert running.wait(10)
+    cancelling = [threading.Thread(target=cancel) for _ in range(5)]
+    for other in cancelling:
+        other.start()
+    time.sleep(0.05)
+    assert order == []
+    leave.set()
+    for other in cancelling:
+        other.join(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    assert order == ["ran"] + 5 * [True]
+    assert "cancelled" in repr(handle)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="nobody waits before Python 3.14")
+def test_who_waits_to_cancel_a_callback_of_another_thread_can_be_interrupted(loop):
+    running, leave = threading.Event(), threading.Event()
+
+    def callback():
+        running.set()
+        assert leave.wait(10)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    handle = loop.call_soon_threadsafe(callback)
+    assert running.wait(10)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            handle.cancel()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        leave.set()
+    handle.cancel()
+    assert handle.cancelled()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
 
 
 def test_callbacks_of_another_thread_may_fail_cancel_themselves_and_interrupt(loop, errors):

@@ -93,20 +93,21 @@ class Watch:
                 writer.set_result(None)  # type: ignore[union-attr]
             return
         if reader is not None:
-            self._tell(reader, self._loop._remove_reader)
+            if isinstance(reader, Handle) and not reader._cancelled:
+                reader._run()
+            else:
+                self._end(reader, self._loop._remove_reader)
         # Unless the reader has removed it meanwhile, as it can where both wait in the ready queue.
         if writer is not None and self.writer is writer and not self.poll.closed:
-            self._tell(writer, self._loop._remove_writer)
+            if isinstance(writer, Handle) and not writer._cancelled:
+                writer._run()
+            else:
+                self._end(writer, self._loop._remove_writer)
 
-    def _tell(self, waiting: Waiting, remove: Callable[[int], bool]) -> None:
-        if not isinstance(waiting, Handle):
-            remove(self.fd)
-            if not waiting.done():
-                waiting.set_result(None)
-        elif waiting.cancelled():
-            remove(self.fd)
-        else:
-            waiting._run()
+    def _end(self, waiting: Waiting, remove: Callable[[int], bool]) -> None:
+        remove(self.fd)
+        if not isinstance(waiting, Handle) and not waiting.done():
+            waiting.set_result(None)
 
 
 class Readers(Core):
