@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import uv
 from .speed import accelerator
-from .turns import PureTurns
+from .turns import HANDLE_RUN, PureTurns
 
 if TYPE_CHECKING:
     from collections import deque
@@ -88,22 +88,23 @@ class Batch(Record):
         self._run = dispatch  # type: ignore[method-assign]
 
 
-def _is_asyncios(function: object) -> bool:
-    """Return whether `function` is asyncio's own, and not what a tool has put in its place."""
-    return getattr(function, "__globals__", None) is vars(asyncio.events)
-
-
-HANDLE_RUN = Handle._run if _is_asyncios(Handle._run) else None
-
-
 class Selector:
-    """What `BaseEventLoop._run_once` polls with, and what asyncio's own transports ask whether they are watched."""
+    """What `BaseEventLoop._run_once` polls with, and what asyncio's own transports ask whether they are watched.
 
-    __slots__ = ("get_key", "select")
+    `process_events` is who takes what it finds, as long as nobody has put something of his own in its place.
+    """
 
-    def __init__(self, poll: Callable[[float | None], int], key: Callable[[int], selectors.SelectorKey]) -> None:
+    __slots__ = ("get_key", "process_events", "select")
+
+    def __init__(
+        self,
+        poll: Callable[[float | None], int],
+        key: Callable[[int], selectors.SelectorKey],
+        process_events: Callable[[int], None],
+    ) -> None:
         self.select = poll
         self.get_key = key
+        self.process_events = process_events
 
 
 class Core(Turns):
@@ -130,7 +131,7 @@ class Core(Turns):
             raise
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
-        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key)
+        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key, self._process_events)
         # Not where somebody has put something of his own between the loop and its poll, and counts the looks.
         self._uv.skippable = self._selector.select
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)

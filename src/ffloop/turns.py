@@ -1,15 +1,15 @@
 """A turn in Python: what stands in front of `BaseEventLoop._run_once` where there is no accelerator.
 
 What lives here is the common case alone, as it is in native/accelerator/loop.c: timers that are in order, no debug
-mode, nothing that a tool has replaced. Everything else is left to asyncio's own turn, to which this one is the short
-way: it reads the clock only where there are timers, and polls only where there is too little to do or something to
-send. With asyncio's turn alone a request takes a tenth more bytecodes than on a selector loop, and on a single
-connection each of them is waited for.
+mode, nothing that a tool had replaced when the run began. Everything else is left to asyncio's own turn, to which this
+one is the short way: it reads the clock only where there are timers, polls only where there is too little to do or
+something to send, and hands a batch out without queueing it where nothing else is ready. With asyncio's turn alone a
+request takes a tenth more bytecodes than on a selector loop, and on a single connection each of them is waited for.
 """
 
 import asyncio
 import heapq
-from asyncio import BaseEventLoop
+from asyncio import BaseEventLoop, Handle
 from collections.abc import Callable
 from time import monotonic  # the real one: a patched clock moves timers, not how long sockets may wait
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,18 @@ FEW_TIMERS = 100
 """So many timers may be there, cancelled or not, before anybody counts which are (asyncio's own number)."""
 
 
+def _is_asyncios(function: object) -> bool:
+    """Return whether `function` is asyncio's own, and not what a tool has put in its place."""
+    return getattr(function, "__globals__", None) is vars(asyncio.events)
+
+
+HANDLE_RUN = Handle._run if _is_asyncios(Handle._run) else None
+
+
 class PureTurns(BaseEventLoop):
     """`BaseEventLoop`, with a turn of its own for the common case."""
 
-    _ready: "deque[asyncio.Handle]"
+    _ready: "deque[Handle]"
     _scheduled: list[Any]
     _timer_cancelled_count: int
     _clock_resolution: float
@@ -38,42 +46,84 @@ class PureTurns(BaseEventLoop):
     _uv: uv.Loop
     _process_events: Callable[[int], None]
 
+    def run_forever(self) -> None:
+        """Run until `stop()` is called. Meanwhile, and only then, turns are this class's, and follow each other."""
+        queue = self._uv
+        process_events = getattr(self._selector, "process_events", None)  # there is no selector in a closed loop
+        own = self._process_events == process_events and BaseEventLoop._run_once is BASE_RUN_ONCE  # type: ignore[attr-defined]
+        many, queue.many = queue.many, own
+        try:
+            super().run_forever()
+        finally:
+            queue.many = many
+
     def _run_once(self) -> None:
         """Poll, queue what is due, and run what is ready now; what that schedules waits for the next turn."""
+        queue = self._uv
         scheduled = self._scheduled
-        base = BaseEventLoop._run_once  # type: ignore[attr-defined]
-        if self._debug or base is not BASE_RUN_ONCE or (scheduled and self._is_untidy(scheduled)):
-            base(self)
+        if not queue.many or self._debug or (scheduled and self._is_untidy(scheduled)):
+            super()._run_once()  # type: ignore[misc]
             return
+        queue.many = False  # who calls this from a callback gets one turn
         ready = self._ready
-        if (
-            ready  # enough to do, nothing to send, and the last poll is not long ago
-            and (queue := self._uv).may_skip
-            and not self._stopping
-            and not queue.dirty
-            and queue._batch is None
-            and self._selector.select is queue.skippable
-            and (queue.may_skip == MOST_SKIPPED or monotonic() - queue.skipped_at <= LONGEST_SKIPPED)
-        ):
-            if queue.may_skip == MOST_SKIPPED:
-                queue.skipped_at = monotonic()
-            queue.may_skip -= 1
-        else:
+        if not ready or not self._may_skip(queue):
             timeout: float | None = None
             if ready or self._stopping:
                 timeout = 0
             elif scheduled:
                 timeout = max(0, scheduled[0]._when - self.time())
-            self._process_events(self._selector.select(timeout))
-        if self._scheduled:
-            self._queue_due()
-        for _ in range(len(ready)):
-            try:
-                handle = ready.popleft()
-            except IndexError:
-                break  # a callback has run the loop
-            if not handle._cancelled:
-                handle._run()
+            found = self._selector.select(timeout)
+            if found > 0 and not ready and Handle._run is HANDLE_RUN:
+                # Nothing else is ready, and nobody looks: the batch need not queue up to be the first.
+                if self._scheduled:
+                    self._queue_due()
+                count = len(ready)
+                queue.dispatch()
+            else:
+                self._process_events(found)
+                if self._scheduled:
+                    self._queue_due()
+                count = len(ready)
+        else:
+            if scheduled:
+                self._queue_due()
+            count = len(ready)
+        while True:
+            while count:
+                count -= 1
+                try:
+                    handle = ready.popleft()
+                except IndexError:
+                    break  # a callback has run the loop
+                if not handle._cancelled:
+                    handle._run()
+            if not ready or self._debug or not self._may_skip(queue):
+                break
+            if self._scheduled:
+                self._queue_due()
+            count = len(ready)
+        queue.many = True
+
+    def _may_skip(self, queue: uv.Loop) -> bool:
+        """Return whether a turn can do without a poll: nothing is to be sent, and the last one is not long ago.
+
+        Not where somebody has put something of his own in the place of the poll: he may count them.
+        """
+        skips = queue.may_skip
+        if (
+            not skips
+            or self._stopping
+            or queue.dirty
+            or queue._batch is not None
+            or self._selector.select is not queue.skippable
+        ):
+            return False
+        if skips == MOST_SKIPPED:
+            queue.skipped_at = monotonic()
+        elif monotonic() - queue.skipped_at > LONGEST_SKIPPED:
+            return False
+        queue.may_skip = skips - 1
+        return True
 
     def _is_untidy(self, scheduled: list[Any]) -> bool:
         """Return whether cancelled timers are to be taken out, which asyncio's turn does."""

@@ -125,6 +125,8 @@ class Loop:
         """Memory that libuv still reads, by the token of the stream that writes it."""
         self.region = ffi.buffer(lib.ffloop_region(c), REGION_SIZE + PEERS_SIZE)
         """What was received in the last poll; slicing it gives bytes. Valid until the next poll."""
+        self.many = False
+        """Whether whoever drives this loop does turn after turn."""
         self.skippable: object = None
         """The one way of polling in which polls may be skipped: where anything else polls, it may count them."""
         self._open_queue()
