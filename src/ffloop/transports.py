@@ -488,12 +488,13 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         else:
             queue = self._loop._uv
             sender = queue.sender
-            if sender is self:
+            me = id(self)  # a reference would keep it alive until the next poll
+            if sender == me:
                 self._calm = 0  # it has sent at once, and this is the turn's second write
             elif self._calm < CALM:
                 self._calm += 1
-            elif sender is None and queue.found <= 1 and not self._loop._ready:
-                queue.sender = self
+            elif not sender and queue.found <= 1 and not self._loop._ready:
+                queue.sender = me
                 self._send(data)  # the peer can work while whoever writes goes on
                 if self._writing:
                     self._maybe_pause_protocol()

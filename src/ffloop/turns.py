@@ -88,6 +88,7 @@ class PureTurns(BaseEventLoop):
             if scheduled:
                 self._queue_due()
             count = len(ready)
+        handle: Any = None
         while True:
             while count:
                 count -= 1
@@ -102,6 +103,7 @@ class PureTurns(BaseEventLoop):
             if self._scheduled:
                 self._queue_due()
             count = len(ready)
+        handle = None  # an exception that is kept keeps this frame, and would keep what the last callback belongs to
         queue.many = True
 
     def _may_skip(self, queue: uv.Loop) -> bool:

@@ -142,8 +142,8 @@ class Loop:
         """What has queued something to write since the last flush."""
         self.found = 0
         """How many records the last poll has found."""
-        self.sender: object = None
-        """What has written past this queue since the last poll, most recently."""
+        self.sender = 0
+        """The `id` of what has written past this queue since the last poll, 0 for nothing."""
         self.backlog: Sized = ()
         """While this is not empty, a poll does not wait."""
         self.may_skip = 0
@@ -167,7 +167,6 @@ class Loop:
         """Never touch the C loop again."""
         self.callbacks.clear()
         self.dirty.clear()
-        self.sender = None
 
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
@@ -213,7 +212,7 @@ class Loop:
         if self._batch is not None:
             return -1
         self.may_skip = MOST_SKIPPED
-        self.sender = None
+        self.sender = 0
         if timeout is None:
             nanoseconds = -1
         elif timeout > 0:
