@@ -286,6 +286,40 @@ async def test_a_descriptor_that_was_never_watched_is_refused_when_its_number_is
         asyncio.get_running_loop().remove_reader(-1)
 
 
+async def test_nothing_is_received_and_nothing_lost_where_nothing_is_wanted():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    left.setblocking(False)
+    with left, right:
+        assert await asyncio.wait_for(loop.sock_recv(left, 0), 10) == b""
+        right.send(b"datagram")
+        assert await loop.sock_recv(left, 0) == b""
+        assert await loop.sock_recv(left, 100) == b"datagram"
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_who_waits_on_a_socket_that_is_closed_under_him_in_the_same_turn_learns_of_it():
+    # asyncio leaves the one who waits to write waiting.
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    first, second = socket.socketpair()
+    for sock in left, right, first, second:
+        sock.setblocking(False)
+    sending = asyncio.create_task(loop.sock_sendall(left, b"x" * 10_000_000))
+    loop.add_reader(first, lambda: (loop.remove_reader(first), left.close()))
+    receiving = asyncio.create_task(loop.sock_recv(left, 10))
+    await asyncio.sleep(0.01)
+    second.send(b"x")
+    right.send(b"x")
+    done, waiting = await asyncio.wait({sending, receiving}, timeout=10)
+    assert not waiting
+    for task in done:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await task
+    for sock in right, first, second:
+        sock.close()
+
+
 async def test_waits_and_watches_on_one_socket_do_not_disturb_each_other():
     loop = asyncio.get_running_loop()
     left, right = socket.socketpair()

@@ -377,6 +377,81 @@ def test_the_turns_of_a_run_follow_each_other_without_a_line_of_python():
     loop.close()
 
 
+def test_run_once_that_was_replaced_before_the_import_is_called():
+    code = (
+        "import asyncio; base, turns = asyncio.BaseEventLoop, []; real = base._run_once\n"
+        "def run_once(loop): turns.append(1); real(loop)\n"
+        "base._run_once = run_once; import ffloop; loop = ffloop.new_event_loop()\n"
+        "loop.run_until_complete(asyncio.sleep(0)); print(bool(turns))"
+    )
+    assert python(code, FFLOOP_PURE="").strip() == python(code, FFLOOP_PURE="1").strip() == "True"
+
+
+def test_run_once_of_a_subclass_sees_each_turn(loop):
+    class Counts(type(loop)):
+        turns = 0
+
+        def _run_once(self):
+            self.turns += 1
+            super()._run_once()
+
+    async def yield_often():
+        for _ in range(500):
+            await asyncio.sleep(0)
+
+    counts = Counts()
+    counts.run_until_complete(yield_often())
+    assert counts.turns >= 500
+    counts.close()
+
+
+def test_run_once_that_is_wrapped_in_the_middle_of_a_run_sees_each_turn_from_then_on(loop):
+    real, turns = loop._run_once, []
+
+    def run_once():
+        turns.append(1)
+        real()
+
+    async def yield_often():
+        loop._run_once = run_once
+        for _ in range(500):
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(yield_often())
+    assert len(turns) >= 499
+
+
+def test_process_events_of_a_subclass_is_called_when_there_is_input(loop):
+    class Counts(type(loop)):
+        seen = 0
+
+        def _process_events(self, event_list):
+            self.seen += bool(event_list)
+            super()._process_events(event_list)
+
+    counts = Counts()
+    left, right = socket.socketpair()
+    left.setblocking(False)
+
+    async def receive():
+        for _ in range(5):
+            counts.call_later(0.001, right.send, b"x")
+            await counts.sock_recv(left, 10)
+
+    with left, right:
+        counts.run_until_complete(receive())
+    assert counts.seen >= 5
+    counts.close()
+
+
+def test_a_selector_that_somebody_else_answers_for_may_find_an_empty_list(loop, monkeypatch):
+    select = loop._selector.select
+    monkeypatch.setattr(loop._selector, "select", lambda timeout: select(0) or [])
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+    loop._process_events([])
+
+
 def test_run_once_may_be_replaced_in_the_middle_of_a_run(loop):
     turns = []
     real = loop._run_once
@@ -872,6 +947,55 @@ def test_a_program_that_abuses_what_asyncio_keeps_to_itself_crashes_nothing(prog
 
 
 @accelerated
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="nobody waits before Python 3.14")
+@accelerated  # asyncio loses its lock where a signal comes between taking it and the block that lets go of it
+def test_who_is_interrupted_while_he_waits_to_cancel_keeps_nobody_else_waiting():
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    def callback(running, leave):
+        running.set()
+        assert leave.wait(10)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def cancel_and_wait(handle):
+        handle.cancel()
+        time.sleep(10)  # where the signal comes when there was nothing to wait for any more
+
+    def cancel_soon(running, leave, other):
+        assert running.wait(10)
+        time.sleep(0.01)  # until the main thread waits
+        other.start()
+        time.sleep(0.01)
+        leave.set()
+
+    loop = ffloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        for _ in range(20):
+            running, leave = threading.Event(), threading.Event()
+            handle = loop.call_soon_threadsafe(callback, running, leave)
+            other = threading.Thread(target=handle.cancel, daemon=True)
+            helper = threading.Thread(target=cancel_soon, args=(running, leave, other))
+            helper.start()
+            try:
+                assert running.wait(10)
+                with pytest.raises(KeyboardInterrupt):
+                    cancel_and_wait(handle)
+            finally:
+                helper.join(10)
+                other.join(10)
+            assert not other.is_alive()
+            assert handle.cancelled()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
 @pytest.mark.skipif(not hasattr(accelerator, "receive"), reason="no MSG_DONTWAIT here")
 def test_receive_gives_what_the_socket_module_gives_and_fails_as_it_does():
     left, right = socket.socketpair()

@@ -91,7 +91,7 @@ class Batch(Record):
 class Selector:
     """What `BaseEventLoop._run_once` polls with, and what asyncio's own transports ask whether they are watched.
 
-    `process_events` is who takes what it finds, as long as nobody has put something of his own in its place.
+    `process_events` is the function that takes what it finds, unless somebody has put his own in its place.
     """
 
     __slots__ = ("get_key", "process_events", "select")
@@ -100,7 +100,7 @@ class Selector:
         self,
         poll: Callable[[float | None], int],
         key: Callable[[int], selectors.SelectorKey],
-        process_events: Callable[[int], None],
+        process_events: Callable[..., None],
     ) -> None:
         self.select = poll
         self.get_key = key
@@ -131,7 +131,7 @@ class Core(Turns):
             raise
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
-        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key, self._process_events)
+        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key, Core._process_events)
         # Not where somebody has put something of his own between the loop and its poll, and counts the looks.
         self._uv.skippable = self._selector.select
         self._batch = Batch(self, self._uv.dispatch, self._last_callback)
@@ -142,8 +142,10 @@ class Core(Turns):
 
     def _process_events(self, event_list: int) -> None:
         """Queue the batch that the poll has left: last, as I/O is, or first when it is the rest of an older one."""
-        if event_list <= 0:
-            if event_list and self._batch not in self._ready and self._single not in self._ready:
+        if not event_list:  # of a selector that is somebody else's it may be a list
+            return
+        if event_list < 0:
+            if self._batch not in self._ready and self._single not in self._ready:
                 self._ready.appendleft(self._batch)
         elif Handle._run is not HANDLE_RUN:
             # A tool times each callback, or looks at it: it gets to see those of I/O too.

@@ -83,14 +83,20 @@ class Watch:
                 self.reader = None
             if writer is not None:
                 self.writer = None
-            if self.reader is not None or self.writer is not None:
-                self._loop._start(self)
-            else:
-                self.fileobj = None
             if reader is not None and not reader.done():  # type: ignore[union-attr]
                 reader.set_result(None)  # type: ignore[union-attr]
             if writer is not None and not writer.done():  # type: ignore[union-attr]
                 writer.set_result(None)  # type: ignore[union-attr]
+            left = self.reader or self.writer
+            if left is None:
+                self.fileobj = None
+                return
+            try:
+                self._loop._start(self)
+            except OSError:
+                # Closed meanwhile. Who is left learns of it from the call that he tries next.
+                if not left.done():  # type: ignore[union-attr]
+                    left.set_result(None)  # type: ignore[union-attr]
             return
         if reader is not None:
             if isinstance(reader, Handle) and not reader._cancelled:

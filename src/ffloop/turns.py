@@ -12,6 +12,7 @@ import heapq
 from asyncio import BaseEventLoop, Handle
 from collections.abc import Callable
 from time import monotonic  # the real one: a patched clock moves timers, not how long sockets may wait
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import uv
@@ -20,17 +21,21 @@ from .uv import LONGEST_SKIPPED, MOST_SKIPPED
 if TYPE_CHECKING:
     from collections import deque
 
-BASE_RUN_ONCE = BaseEventLoop._run_once  # type: ignore[attr-defined]
 FEW_TIMERS = 100
 """So many timers may be there, cancelled or not, before anybody counts which are (asyncio's own number)."""
 
 
-def _is_asyncios(function: object) -> bool:
-    """Return whether `function` is asyncio's own, and not what a tool has put in its place."""
-    return getattr(function, "__globals__", None) is vars(asyncio.events)
+def _if_from(module: ModuleType, function: Any) -> Any:
+    """Return `function` if it is the module's own, and not what a tool had put in its place before; else None."""
+    return function if getattr(function, "__globals__", None) is vars(module) else None
 
 
-HANDLE_RUN = Handle._run if _is_asyncios(Handle._run) else None
+HANDLE_RUN = _if_from(asyncio.events, Handle._run)
+BASE_RUN_ONCE = _if_from(asyncio.base_events, BaseEventLoop._run_once)  # type: ignore[attr-defined]
+
+
+def _function(method: object) -> object:
+    return getattr(method, "__func__", None)
 
 
 class PureTurns(BaseEventLoop):
@@ -50,8 +55,12 @@ class PureTurns(BaseEventLoop):
         """Run until `stop()` is called. Meanwhile, and only then, turns are this class's, and follow each other."""
         queue = self._uv
         process_events = getattr(self._selector, "process_events", None)  # there is no selector in a closed loop
-        own = self._process_events == process_events and BaseEventLoop._run_once is BASE_RUN_ONCE  # type: ignore[attr-defined]
-        many, queue.many = queue.many, own
+        many, queue.many = (
+            queue.many,
+            BaseEventLoop._run_once is BASE_RUN_ONCE  # type: ignore[attr-defined]
+            and _function(self._run_once) is PureTurns._run_once
+            and _function(self._process_events) is process_events,
+        )
         try:
             super().run_forever()
         finally:
@@ -62,7 +71,9 @@ class PureTurns(BaseEventLoop):
         queue = self._uv
         scheduled = self._scheduled
         if not queue.many or self._debug or (scheduled and self._is_untidy(scheduled)):
+            many, queue.many = queue.many, False
             super()._run_once()  # type: ignore[misc]
+            queue.many = many
             return
         queue.many = False  # who calls this from a callback gets one turn
         ready = self._ready
@@ -73,7 +84,7 @@ class PureTurns(BaseEventLoop):
             elif scheduled:
                 timeout = max(0, scheduled[0]._when - self.time())
             found = self._selector.select(timeout)
-            if found > 0 and not ready and Handle._run is HANDLE_RUN:
+            if found and not ready and found > 0 and Handle._run is HANDLE_RUN:
                 # Nothing else is ready, and nobody looks: the batch need not queue up to be the first.
                 if self._scheduled:
                     self._queue_due()
@@ -98,7 +109,9 @@ class PureTurns(BaseEventLoop):
                     break  # a callback has run the loop
                 if not handle._cancelled:
                     handle._run()
-            if not ready or self._debug or not self._may_skip(queue):
+            if not ready or self._debug or _function(self._run_once) is not PureTurns._run_once:
+                break
+            if not self._may_skip(queue):
                 break
             if self._scheduled:
                 self._queue_due()

@@ -164,7 +164,7 @@ static inline Due *due_of(PyObject *timer) {
 /* guard.c: behind the slots of a handle for other threads, what keeps them apart. */
 typedef struct {
   PyThread_type_lock lock; /* taken, for others to wait at; NULL as long as nobody had to */
-  unsigned long inside;    /* the thread that is, if depth > 0 */
+  uint64_t inside;         /* the thread that is, if depth > 0; of this size everywhere, or on Windows a handle is as large as a timer */
   int depth, waiting;
   int released;            /* somebody who has waited is about to go on */
 } Guard;

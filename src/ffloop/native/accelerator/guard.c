@@ -26,8 +26,11 @@ static int wait_outside(Guard *guard) {
   status = PyThread_acquire_lock_timed(guard->lock, -1, 1);
   Py_END_ALLOW_THREADS;
   guard->waiting--;
-  if (status == PY_LOCK_ACQUIRED)
+  if (status == PY_LOCK_ACQUIRED) {
+    /* Who has got this far must go on: to give up now, for a signal, would leave the others waiting for a release that was this one. */
     guard->released = 0;
+    return 0;
+  }
   return PyErr_CheckSignals();
 }
 

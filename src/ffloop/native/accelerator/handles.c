@@ -322,7 +322,9 @@ static PyObject *is_cancelled_guarded(PyObject *handle, PyObject *unused) {
   (void) unused;
   if (guard_enter(handle) < 0)
     return NULL;
-  cancelled = Py_NewRef(SLOT(handle, layout.cancelled));
+  cancelled = Py_XNewRef(SLOT(handle, layout.cancelled));
+  if (cancelled == NULL)
+    PyErr_SetString(PyExc_AttributeError, "_cancelled");
   guard_leave(handle);
   return cancelled;
 }

@@ -39,8 +39,8 @@ static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t nar
     return NULL;
   }
   data = PyBytes_FromStringAndSize(NULL, size);
-  if (data == NULL)
-    return NULL;
+  if (data == NULL || size == 0) /* nothing wanted: the socket module asks nobody, and a datagram stays where it is */
+    return data;
   do {
     if (PyErr_CheckSignals() < 0) {
       Py_DECREF(data);
