@@ -23,11 +23,13 @@ enum { MOST_SLOTS = 16 };
 enum { CONNECTION_METHODS = 6 };
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in transports.py */
 enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
-/* How many dead handles of each kind wait for their next use. None under AddressSanitizer, which is to see each one's end. */
+/* How many dead handles wait for their next use: as many as a large burst of callbacks needs at once, for each that Python allocates brings
+ * the next collection of garbage nearer. Timers die in another order than they were made in, and what lies scattered in memory is slower to
+ * use than what is new: so only few of them. None under AddressSanitizer, which is to see each one's end. */
 #ifdef __SANITIZE_ADDRESS__
-enum { FREE_HANDLES = 0 };
+enum { FREE_HANDLES = 0, FREE_TIMERS = 0 };
 #else
-enum { FREE_HANDLES = 512 };
+enum { FREE_HANDLES = 16384, FREE_TIMERS = 512 };
 #endif
 
 /* Where the slots of Python's classes lie. The same in every interpreter of a process, and needed even when one ends and its modules are
@@ -93,6 +95,7 @@ typedef struct {
 
   PyObject *free_handles[KINDS_OF_HANDLES]; /* chained by their slot for the callback */
   int free_count[KINDS_OF_HANDLES];
+  PyObject *spare_context; /* an empty one that nobody else knows, or NULL */
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \

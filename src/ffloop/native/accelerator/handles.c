@@ -2,6 +2,9 @@
  *
  * They have no fields but the slots of asyncio's classes, read at the offsets that those have. So what looks at a handle from
  * Python, asyncio's own methods included, sees a handle like any other; and one that asyncio has made runs here as well.
+ *
+ * Most programs set no context variable. What a callback then has to run in is a copy of an empty context, and which one cannot be told: so
+ * the copy is made when the callback runs, or when somebody asks for it. Until then its slot holds None.
  */
 #include "accelerator.h"
 
@@ -39,6 +42,36 @@ static PyTypeObject *type_of(const State *state, int kind) {
       visit(layout.lock);                                                                                               \
   } while (0)
 
+/* Whether a copy of the current context would be empty. */
+static int is_context_empty(void) {
+  PyObject *current = PyThreadState_Get()->context;
+
+  return current == NULL || PyObject_Size(current) == 0;
+}
+
+/* Puts the context that was put off into its slot. -1 with an exception. */
+static int make_context(State *state, PyObject *handle) {
+  PyObject *context = state->spare_context;
+
+  state->spare_context = NULL;
+  if (context == NULL && (context = PyContext_New()) == NULL)
+    return -1;
+  replace(&SLOT(handle, layout.context), context);
+  return 0;
+}
+
+/* Takes the context of a handle that has run in it, and is about to die, for the next one: if it is empty again, and nobody but the handle and
+ * the caller knows it. The caller's reference goes with it. Only here, and not when a handle is freed: what a collection of garbage frees, it
+ * may be going to clear. */
+static void keep_context(State *state, PyObject *handle, PyObject *context) {
+  if (state->spare_context == NULL && Py_REFCNT(handle) == 1 && Py_REFCNT(context) == 2 && SLOT(handle, layout.context) == context &&
+      SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && PyObject_Size(context) == 0) {
+    SLOT(handle, layout.context) = Py_NewRef(Py_None);
+    state->spare_context = context;
+  }
+  Py_DECREF(context);
+}
+
 /* Fills the slots that every handle has, which are empty. Takes the references to the arguments and to the context. */
 static inline void fill(PyObject *handle, PyObject *loop, PyObject *callback, PyObject *arguments, PyObject *context) {
   SLOT(handle, layout.callback) = Py_NewRef(callback);
@@ -58,7 +91,7 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
   PyObject *handle, *arguments;
   Py_ssize_t i;
 
-  context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+  context = context != NULL ? Py_NewRef(context) : is_context_empty() ? Py_NewRef(Py_None) : PyContext_CopyCurrent();
   if (context == NULL)
     return NULL;
   arguments = PyTuple_New(count); /* of none: the one that there is */
@@ -120,7 +153,7 @@ static void destroy(PyObject *handle) {
   clear(handle);
   if (kind == THREADSAFE)
     guard_end(handle);
-  if (state != NULL && state->free_count[kind] < FREE_HANDLES) {
+  if (state != NULL && state->free_count[kind] < (kind == TIMER ? FREE_TIMERS : FREE_HANDLES)) {
     SLOT(handle, layout.callback) = state->free_handles[kind];
     state->free_handles[kind] = handle;
     state->free_count[kind]++;
@@ -158,6 +191,7 @@ void handles_clear_free(State *state) {
     }
     state->free_count[kind] = 0;
   }
+  Py_CLEAR(state->spare_context);
 }
 
 /* What asyncio's `cancel` does, of a handle of a loop that is not in debug mode: that one keeps what the handle looked like. */
@@ -237,10 +271,12 @@ static int run_foreign(State *state, PyObject *handle) {
 static int call(State *state, PyObject *handle) {
   PyObject *callback = SLOT(handle, layout.callback);
   PyObject *args = SLOT(handle, layout.args);
-  PyObject *context = SLOT(handle, layout.context);
-  PyObject *result;
-  int status = 0;
+  PyObject *context, *result;
+  int status = 0, put_off = SLOT(handle, layout.context) == Py_None;
 
+  if (put_off && make_context(state, handle) < 0)
+    return report(state, handle);
+  context = SLOT(handle, layout.context);
   if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context))
     return run_foreign(state, handle);
   /* The callback may cancel its handle, which lets go of all three. */
@@ -258,7 +294,10 @@ static int call(State *state, PyObject *handle) {
   }
   Py_DECREF(callback);
   Py_DECREF(args);
-  Py_DECREF(context);
+  if (put_off)
+    keep_context(state, handle, context);
+  else
+    Py_DECREF(context);
   return status;
 }
 
@@ -352,6 +391,29 @@ static PyObject *run_guarded(PyObject *handle, PyObject *unused) {
   return done;
 }
 
+/* The slot `_context`. */
+static PyObject *get_context(PyObject *handle, void *unused) {
+  State *state = state_of(handle);
+
+  (void) unused;
+  if (SLOT(handle, layout.context) == Py_None && state != NULL && make_context(state, handle) < 0)
+    return NULL;
+  if (SLOT(handle, layout.context) == NULL)
+    PyErr_SetString(PyExc_AttributeError, "_context");
+  return Py_XNewRef(SLOT(handle, layout.context));
+}
+
+static int set_context(PyObject *handle, PyObject *value, void *unused) {
+  (void) unused;
+  Py_XSETREF(SLOT(handle, layout.context), Py_XNewRef(value));
+  return 0;
+}
+
+static PyGetSetDef properties[] = {
+  {"_context", get_context, set_context, NULL, NULL},
+  {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyMethodDef methods[] = {
   {"cancel", cancel, METH_NOARGS, "Cancel the callback."},
   {NULL, NULL, 0, NULL},
@@ -367,7 +429,8 @@ static PyMethodDef guarded_methods[] = {
 /* Makes a subclass of `base` that has the same fields, and `more` bytes behind them. */
 static PyTypeObject *add_type(PyObject *module, const char *name, PyTypeObject *base, size_t more, PyMethodDef *with) {
   PyType_Slot slots[] = {
-    {Py_tp_methods, with}, {Py_tp_traverse, traverse}, {Py_tp_clear, clear}, {Py_tp_dealloc, dealloc}, {0, NULL},
+    {Py_tp_methods, with},    {Py_tp_getset, properties}, {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear}, {Py_tp_dealloc, dealloc},   {0, NULL},
   };
   PyType_Spec spec = {name, (int) base->tp_basicsize + (int) more, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
   PyObject *bases = PyTuple_Pack(1, base), *type;
