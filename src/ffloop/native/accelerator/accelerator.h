@@ -29,7 +29,7 @@ enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
 #ifdef __SANITIZE_ADDRESS__
 enum { FREE_HANDLES = 0, FREE_TIMERS = 0 };
 #else
-enum { FREE_HANDLES = 16384, FREE_TIMERS = 512 };
+enum { FREE_HANDLES = 16384, FREE_TIMERS = 4096 };
 #endif
 
 /* Where the slots of Python's classes lie. The same in every interpreter of a process, and needed even when one ends and its modules are
@@ -234,6 +234,13 @@ typedef struct {
 } EventLoop;
 
 extern PyType_Spec loop_spec;
+int loop_set_attribute(PyObject *self, PyObject *name, PyObject *value);
+
+/* A loop's class is a dozen classes away from ours, which `PyObject_TypeCheck` goes through one by one; only a class that has ours among its
+ * bases has this function. */
+static inline int is_loop(const State *state, PyObject *object) {
+  return Py_TYPE(object)->tp_setattro == loop_set_attribute || PyObject_TypeCheck(object, state->loop_type);
+}
 
 /* tcp.c: the handle of a connection. */
 int tcp_add_type(PyObject *module, State *state);
@@ -272,7 +279,7 @@ static inline Part *part_of(PyObject *self) {
 static inline EventLoop *loop_of(const State *state, PyObject *transport) {
   PyObject *loop = SLOT(transport, layout.transport_loop);
 
-  return loop != NULL && PyObject_TypeCheck(loop, state->loop_type) ? (EventLoop *) loop : NULL;
+  return loop != NULL && is_loop(state, loop) ? (EventLoop *) loop : NULL;
 }
 
 int stream_add_type(PyObject *module, State *state);

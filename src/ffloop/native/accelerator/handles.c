@@ -137,7 +137,10 @@ static int traverse(PyObject *handle, visitproc visit, void *arg) {
   int kind = kind_of(Py_TYPE(handle));
 
   Py_VISIT(Py_TYPE(handle));
-#define VISIT(offset) Py_VISIT(SLOT(handle, offset))
+  /* The collector has no use for what is in no cycle, and half of the slots hold one of these two. */
+#define VISIT(offset) \
+  if (SLOT(handle, offset) != Py_None && SLOT(handle, offset) != Py_False) \
+  Py_VISIT(SLOT(handle, offset))
   EACH_SLOT(kind, VISIT);
 #undef VISIT
   return 0;
@@ -198,7 +201,7 @@ void handles_clear_free(State *state) {
 static PyObject *cancel(PyObject *handle, PyObject *unused) {
   State *state = state_of(handle);
   PyObject *loop = SLOT(handle, layout.loop);
-  int plain = loop != NULL && state != NULL && PyObject_TypeCheck(loop, state->loop_type) && ((EventLoop *) loop)->debug == Py_False;
+  int plain = loop != NULL && state != NULL && is_loop(state, loop) && ((EventLoop *) loop)->debug == Py_False;
 
   (void) unused;
   if (SLOT(handle, layout.cancelled) == Py_True)

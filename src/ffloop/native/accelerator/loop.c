@@ -84,7 +84,8 @@ static inline int plain(EventLoop *self) {
 }
 
 /* Notes what somebody puts in the place of a method, on the loop itself. */
-static int set_attribute(EventLoop *self, PyObject *name, PyObject *value) {
+int loop_set_attribute(PyObject *object, PyObject *name, PyObject *value) {
+  EventLoop *self = (EventLoop *) object;
   State *state = self->state;
   const struct {
     PyObject *name;
@@ -102,7 +103,7 @@ static int set_attribute(EventLoop *self, PyObject *name, PyObject *value) {
         self->replaced |= watched[i].flag;
     }
   }
-  return PyObject_GenericSetAttr((PyObject *) self, name, value);
+  return PyObject_GenericSetAttr(object, name, value);
 }
 
 /* Whether nobody has replaced the clock that BaseEventLoop.time() reads: time.monotonic, or all of `time` as base_events sees it. */
@@ -421,14 +422,16 @@ static int has_own_poll(EventLoop *self, int own) {
 }
 
 /* Whether this turn can do without a poll: there is enough to do, nothing to send, and the last poll is not long ago. Sets
- * *now to the time in ns when it can. */
-static int may_skip(EventLoop *self, int own, int64_t *now) {
+ * *now to the time in ns when it can: the loop's, if there are timers. */
+static int may_skip(EventLoop *self, int own, Py_ssize_t timers, int64_t *now) {
 #ifdef __linux__
   Queue *queue = self->queue;
   struct timespec moment;
 
   if (self->ready->length == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
-      self->stopping != Py_False || !(own & PLAIN_TIME) || !is_real_clock(self->state) || !has_own_poll(self, own))
+      self->stopping != Py_False || !has_own_poll(self, own))
+    return 0;
+  if (timers > 0 && !(own & PLAIN_TIME && is_real_clock(self->state)))
     return 0;
   clock_gettime(CLOCK_MONOTONIC, &moment);
   *now = (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
@@ -441,6 +444,7 @@ static int may_skip(EventLoop *self, int own, int64_t *now) {
 #else
   (void) self;
   (void) own;
+  (void) timers;
   (void) now;
   return 0;
 #endif
@@ -512,9 +516,9 @@ static int turn(EventLoop *self, int own) {
   Py_ssize_t count;
   int status = 0;
 
-  if (with_timers(self, sweep, 0) < 0)
+  if (with_timers(self, sweep, 0) < 0 || (count = count_timers(self)) < 0)
     return -1;
-  if (may_skip(self, own, &moment))
+  if (may_skip(self, own, count, &moment))
     now = (double) moment / 1e9;
   else if (poll(self, own) < 0 || (count = count_timers(self)) < 0 ||
            (count > 0 && loop_time(self, own & PLAIN_TIME, &now) < 0))
@@ -727,7 +731,7 @@ static PyGetSetDef properties[] = {
 static PyType_Slot slots[] = {
   {Py_tp_doc, "What of an event loop runs per callback."},
   {Py_tp_new, new_loop},
-  {Py_tp_setattro, set_attribute},
+  {Py_tp_setattro, loop_set_attribute},
   {Py_tp_methods, methods},
   {Py_tp_members, members},
   {Py_tp_getset, properties},
