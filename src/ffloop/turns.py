@@ -90,6 +90,9 @@ class PureTurns(BaseEventLoop):
                     self._queue_due()
                 count = len(ready)
                 queue.dispatch()
+                if not ready:
+                    queue.many = True
+                    return
             else:
                 self._process_events(found)
                 if self._scheduled:
