@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -352,6 +353,64 @@ async def test_create_task_takes_what_the_version_takes():
     with pytest.raises(TypeError):
         await loop.create_task(coroutine, wrong=1)
     coroutine.close()
+
+
+@pytest.mark.parametrize("variables", (0, 1), ids=("an empty context", "a context with a variable"))
+def test_a_callback_runs_in_a_copy_of_its_callers_context_that_is_its_own(loop, variables):
+    variable, other = contextvars.ContextVar("variable"), contextvars.ContextVar("other")
+    seen = []
+
+    def callback(number):
+        seen.append((other.get(None), variable.get(None)))
+        variable.set(number)
+
+    def schedule():
+        if variables:
+            other.set("callers")
+        handles = [loop.call_soon(callback, number) for number in range(3)]
+        handles.append(loop.call_at(0.0, callback, 3))
+        handles.append(loop.call_soon_threadsafe(callback, 4))
+        for number in range(5, 8):
+            loop.call_soon(callback, number)  # nobody keeps these, and what they have set is nobody's any more
+        loop.call_later(0, loop.call_soon, loop.stop)
+        return handles
+
+    handles = contextvars.Context().run(schedule)
+    before = [handle._context for handle in handles[1:]]
+    assert len({id(context) for context in before}) == len(before)
+    loop.run_forever()
+    assert seen == [("callers" if variables else None, None)] * 8
+    assert all(handle._context is context for handle, context in zip(handles[1:], before, strict=True))
+    assert [handle._context[variable] for handle in handles] == [0, 1, 2, 3, 4]
+
+
+def test_a_context_that_a_callback_has_shown_to_others_is_used_for_no_other_callback(loop):
+    kept, seen, variable = [], [], contextvars.ContextVar("variable", default=None)
+
+    def keep(number):
+        kept.append(handles[number]._context)
+
+    def look():
+        seen.append(variable.get())
+
+    def schedule():
+        return [loop.call_soon(keep, number) for number in range(2)]
+
+    handles = contextvars.Context().run(schedule)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    handles.clear()
+    weak = weakref.ref(kept[0])
+    kept[0].run(variable.set, "kept")
+    for _ in range(3):
+        contextvars.Context().run(loop.call_soon, look)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert seen == [None] * 3
+    assert kept[0] is not kept[1]
+    kept.clear()
+    collect()
+    assert weak() is None
 
 
 async def test_to_thread_runs_beside_the_loop_in_the_callers_context():
