@@ -355,7 +355,7 @@ async def test_create_task_takes_what_the_version_takes():
     coroutine.close()
 
 
-@pytest.mark.parametrize("variables", (0, 1), ids=("an empty context", "a context with a variable"))
+@pytest.mark.parametrize("variables", [0, 1], ids=("an empty context", "a context with a variable"))
 def test_a_callback_runs_in_a_copy_of_its_callers_context_that_is_its_own(loop, variables):
     variable, other = contextvars.ContextVar("variable"), contextvars.ContextVar("other")
     seen = []
