@@ -7,7 +7,7 @@ import asyncio
 from asyncio import constants
 from asyncio import transports as asyncio_transports
 from asyncio.log import logger
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class Flow(asyncio_transports._FlowControlMixin):
@@ -15,6 +15,9 @@ class Flow(asyncio_transports._FlowControlMixin):
 
     Whoever derives from it has the methods `_start_reading` and `_stop_reading`, `_unsent` and `_force_close`.
     """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # each has its attributes where they take least, some in C
 
     _loop: Any
     _extra: dict[str, Any]

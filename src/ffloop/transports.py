@@ -22,7 +22,6 @@ import threading
 import warnings
 import weakref
 from asyncio import constants
-from asyncio import transports as asyncio_transports
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .core import Core, is_entered
+from .flow import Flow
 from .speed import accelerator
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class BorrowedSocket(socket.socket):
         self.detach()
 
 
-class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transport):
+class PureStreamTransport(Flow, asyncio.Transport):
     """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports.
 
     What runs per packet (`write`, `_flush`, the receivers of records), and for every connection once (the constructor,
@@ -183,35 +183,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._context is not None:
             self._receive()
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the protocol in use."""
-        protocol: asyncio.BaseProtocol = self._protocol
-        return protocol
-
     # Reading
-
-    def is_reading(self) -> bool:
-        """Return whether the protocol is to get what arrives."""
-        return not self._closing and not self._paused
-
-    def pause_reading(self) -> None:
-        """Keep what arrives, here and in the kernel, until `resume_reading`."""
-        if not self.is_reading():
-            return
-        self._paused = True
-        self._stop_reading()
-        if self._loop.get_debug():
-            logger.debug("%r pauses reading", self)
-
-    def resume_reading(self) -> None:
-        """Deliver again, what was kept first."""
-        if self._closing or not self._paused:
-            return
-        self._loop._check_closed()
-        self._paused = False
-        self._start_reading()
-        if self._loop.get_debug():
-            logger.debug("%r resumes reading", self)
 
     def _start_reading(self) -> None:
         """Begin to deliver."""
@@ -592,29 +564,6 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         if self._conn_lost:
             raise ConnectionError("Connection is closed by peer")
 
-    def _maybe_pause_protocol(self) -> None:
-        # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.
-        if self._protocol_paused or self._unsent() <= self._high_water:
-            return
-        self._protocol_paused = True
-        try:
-            self._protocol.pause_writing()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report(exc, "protocol.pause_writing() failed")
-
-    def _maybe_resume_protocol(self) -> None:
-        if not self._protocol_paused or self._unsent() > self._low_water:
-            return
-        self._protocol_paused = False
-        try:
-            self._protocol.resume_writing()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report(exc, "protocol.resume_writing() failed")
-
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
         data = self._first
@@ -699,16 +648,7 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
         except OSError as exc:
             self._fatal_error(exc, "Fatal error on shutdown of socket transport")
 
-    def _count_lost_write(self) -> None:
-        if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-            logger.warning("socket.send() raised exception.")
-        self._conn_lost += 1
-
     # Closing
-
-    def is_closing(self) -> bool:
-        """Return whether the transport is closed, or about to be."""
-        return self._closing
 
     def close(self) -> None:
         """Send what is queued, then close. The protocol's `connection_lost` is called with None."""
@@ -766,18 +706,6 @@ class PureStreamTransport(asyncio_transports._FlowControlMixin, asyncio.Transpor
             return
         self._writing = False
         self._stream.close()
-
-    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
-        if isinstance(exc, OSError):
-            if self._loop.get_debug():
-                logger.debug("%r: %s", self, message, exc_info=(type(exc), exc, exc.__traceback__))
-        else:
-            self._report(exc, message)
-        self._force_close(exc)
-
-    def _report(self, exc: BaseException, message: str) -> None:
-        context = {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-        self._loop.call_exception_handler(context)
 
     # Facts
 
