@@ -528,7 +528,7 @@ def test_debug_mode_may_change_in_the_middle_of_a_run(loop):
 
     loop.call_soon(switch, True)
     loop.call_soon(switch, False)
-    loop.call_later(0.01, loop.stop)
+    loop.call_soon(loop.call_soon, loop.stop)
     loop.run_forever()
     assert ran == [True, False, "True", "False"]
 
