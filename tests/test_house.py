@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "ffloop"
 
 # Each adapter module, after those that it may import.
-ORDER = """speed turns core monitoring readers sockets resolver signals pipes subprocesses flow transports
-    datagram_state datagram_receiving datagram_sending datagrams sendfile servers tls connections unix loop
-    runners""".split()
+ORDER = """speed turns core monitoring readers sockets resolver signals pipes subprocesses flow stream_state
+    stream_receiving stream_sending transports datagram_state datagram_receiving datagram_sending datagrams sendfile
+    servers tls connections unix loop runners""".split()
 
 
 def imports(path, typing_only=False):

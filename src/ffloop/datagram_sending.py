@@ -15,7 +15,7 @@ from typing import Any
 
 from . import uv
 from .datagram_state import State
-from .transports import _as_bytes
+from .flow import as_bytes
 
 FLUSH_AT = 64 * 1024
 """Queued bytes, headers included, at which a transport does not wait for the end of the turn."""
@@ -108,7 +108,7 @@ class Sending(State):
             self._flush()
 
     def _sendto_copy(self, data: Any, addr: Any) -> None:
-        copy = _as_bytes(data, "bytes-like")
+        copy = as_bytes(data, "bytes-like")
         if not isinstance(data, memoryview) or data.c_contiguous or self._blocked:
             self.sendto(copy, addr)
         elif addr is self._aim or self._take_aim(addr):

@@ -18,9 +18,10 @@ from typing import Any
 from . import uv
 from .datagram_receiving import Receiving
 from .datagram_sending import Sending
+from .flow import set_unless_done
 from .readers import Readers
 from .sockets import name_of
-from .transports import BorrowedSocket, _set_unless_done
+from .transports import BorrowedSocket
 
 
 class DatagramSocket(BorrowedSocket):
@@ -83,7 +84,7 @@ class DatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         loop.call_soon(self._start_reading)
         if waiter is not None:
             # And only then may the creator go on.
-            loop.call_soon(_set_unless_done, waiter)
+            loop.call_soon(set_unless_done, waiter)
 
     def close(self) -> None:
         """Send what is queued, then close. The protocol's `connection_lost` is called with None."""

@@ -1,6 +1,6 @@
 """What a transport does whatever it carries: pauses either way, errors, the facts about its state.
 
-What moves bytes lives elsewhere: see transports.py and the rooms of datagrams. Here is nothing that runs per packet.
+What moves bytes lives elsewhere: in the rooms of streams and of datagrams. Here is nothing that runs per packet.
 """
 
 import asyncio
@@ -127,3 +127,16 @@ class Flow(asyncio_transports._FlowControlMixin):
     def _report(self, exc: BaseException, message: str) -> None:
         context = {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
         self._loop.call_exception_handler(context)
+
+
+def as_bytes(data: Any, wanted: str = "bytes, bytearray, or memoryview") -> bytes:
+    """Return `data` as `bytes`; raises `TypeError` for what is not `wanted`."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"data argument must be a {wanted} object, not {type(data).__name__!r}")
+    return bytes(data)
+
+
+def set_unless_done(waiter: asyncio.Future[None]) -> None:
+    """Let go on who awaits `waiter`, unless he was cancelled."""
+    if not waiter.done():
+        waiter.set_result(None)

@@ -21,7 +21,7 @@
 
 enum { MOST_SLOTS = 16 };
 enum { CONNECTION_METHODS = 6 };
-enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in transports.py */
+enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in stream_state.py */
 enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
 /* How many dead handles wait for their next use: as many as a large burst of callbacks needs at once, for each that Python allocates brings
  * the next collection of garbage nearer. Timers die in another order than they were made in, and what lies scattered in memory is slower to

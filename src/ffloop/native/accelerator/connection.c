@@ -5,7 +5,7 @@
 
 #ifndef _WIN32
 
-enum { FLUSH_AT = 32 * 1024 }; /* bytes, as in transports.py */
+enum { FLUSH_AT = 32 * 1024 }; /* bytes, as in stream_sending.py */
 
 /* What the Python class has under that name. */
 static PyObject *call_pure(PyObject *self, PyObject *name) {

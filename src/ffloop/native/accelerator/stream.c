@@ -1,5 +1,5 @@
 /* The stream transport: what of it runs per packet. Received bytes go to the protocol from here, and what is written leaves from here;
- * whatever else can happen to a connection is in transports.py, and begins there.
+ * whatever else can happen to a connection is in transports.py and its two halves, and begins there.
  */
 #include "accelerator.h"
 
@@ -10,8 +10,8 @@
 #endif
 
 enum {
-  CALM = 8,           /* as in transports.py: turns with one write after which the next one is expected to be alone too */
-  LARGE = 32 * 1024,  /* as in transports.py: above it bytes are read where they are to stay */
+  CALM = 8,           /* as in stream_sending.py: turns with one write after which the next one is expected to be alone too */
+  LARGE = 32 * 1024,  /* as in stream_receiving.py: above it bytes are read where they are to stay */
   MOST_PIECES = 64,   /* of one vectored write; more are joined */
   RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
 };

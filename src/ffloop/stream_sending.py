@@ -1,0 +1,241 @@
+"""Sending on a stream: the half of `StreamTransport` from `write()` to the kernel.
+
+`write()` only queues; the loop sends all that a turn has queued in one call (`uv.Loop.flush`). Whatever could notice,
+or overtake, queued bytes flushes first. Where nothing else is to run in this turn, and the transport has never written
+twice in one of late, there is nothing to wait for, and `write()` sends.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from . import uv
+from .flow import as_bytes, set_unless_done
+from .stream_state import HIGH_WATER, LOW_WATER, State
+
+FLUSH_AT = 32 * 1024
+"""Queued bytes at which a transport does not wait for the end of the turn."""
+
+CALM = 8
+"""A transport that has written so often, and never twice in a turn, is expected to go on like that."""
+
+PORTION = 256 * 1024
+"""Bytes that libuv gets to write at a time, of what the kernel does not take at once."""
+
+
+class Sending(State):
+    """What a stream transport does with what is to leave."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue `data` to be sent at the end of this turn of the loop.
+
+        A copy is taken of what is not `bytes`. Raises `TypeError` for what is not bytes-like, `RuntimeError`
+        after `write_eof` and while a file is sent. After the connection was lost or closed, data is dropped, with a
+        warning when that goes on.
+        """
+        if data.__class__ is not bytes:
+            data = as_bytes(data)
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal)
+        if not data:
+            return
+        if self._conn_lost:
+            self._count_lost_write()
+            return
+        size = len(data)
+        if self._first:
+            if self._more is None:
+                self._more = []
+            self._calm = 0
+            self._more.append(data)
+            self._more_size += size
+            size = len(self._first) + self._more_size
+        elif self._writing:
+            self._first = data
+        else:
+            queue = self._loop._uv
+            sender = queue.sender
+            me = id(self)  # a reference would keep it alive until the next poll
+            if sender == me:
+                self._calm = 0  # it has sent at once, and this is the turn's second write
+            elif self._calm < CALM:
+                self._calm += 1
+            elif not sender and queue.found <= 1 and not self._loop._ready:
+                queue.sender = me
+                self._send(data)  # the peer can work while whoever writes goes on
+                if self._writing:
+                    self._maybe_pause_protocol()
+                return
+            self._first = data
+            queue.dirty.append(self)
+            if self._loop._thread_id is None:
+                self._flush()  # there is no turn whose end would do it
+        if size > self._flush_at or self._writing:
+            self._flush()
+            self._maybe_pause_protocol()
+
+    def _as_bytes(self, data: Any) -> bytes:
+        return as_bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
+
+        Raises `ValueError` unless high >= low >= 0.
+        """
+        self._set_write_buffer_limits(high=high, low=low)
+        self._flush()
+        self._maybe_pause_protocol()
+
+    def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        if high is None and low is None:
+            self._high_water, self._low_water = HIGH_WATER, LOW_WATER
+        else:
+            super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
+        self._flush_at = min(FLUSH_AT, self._high_water)
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
+        if self._refusal is not None:
+            raise RuntimeError(self._refusal.replace("write", "writelines", 1))
+        self.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """Close the sending side when all that is queued was sent. Reading goes on.
+
+        Raises the `OSError` of a connection that is broken already.
+        """
+        if self._closing or self._eof:
+            return
+        self._eof = True
+        self._refusal = "Cannot call write() after write_eof()"
+        self._flush()
+        if not self._writing and not self._conn_lost and not self._stream.closed:
+            self._stream.shutdown()
+
+    def can_write_eof(self) -> bool:
+        """Return True."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes the kernel has not taken yet."""
+        self._flush()
+        return self._unsent()
+
+    def _unsent(self) -> int:
+        if self._conn_lost:
+            return 0  # libuv still has what was in flight, and nobody waits for it
+        in_flight = self._stream.write_queue_size() if self._writing else 0
+        return len(self._first) + self._more_size + len(self._rest) + in_flight
+
+    # What sendfile() needs
+
+    def _make_empty_waiter(self) -> "asyncio.Future[None]":
+        """Refuse writes from now on; return a future that is done when all that was written has gone."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._flush()
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._empty_waiter = waiter
+        self._refusal = self._refusal or "unable to write; sendfile is in progress"
+        if not self._writing:
+            waiter.set_result(None)
+        return waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+        self._refusal = "Cannot call write() after write_eof()" if self._eof else None
+
+    async def _until_writable(self) -> None:
+        """Wait until the kernel takes more; raise `ConnectionError` when the connection is lost meanwhile."""
+        fd = self._stream.fileno()
+        waiter = self._empty_waiter = self._loop.create_future()
+        handle = self._loop._add_writer(fd, set_unless_done, waiter)
+        try:
+            await waiter
+        finally:
+            # Cancelled: the descriptor is somebody else's by now.
+            if not handle.cancelled():
+                self._loop._remove_writer(fd)
+        if self._conn_lost:
+            raise ConnectionError("Connection is closed by peer")
+
+    def _flush(self) -> None:
+        """Hand what is queued to the kernel; what it does not take goes when it has room again."""
+        data = self._first
+        if data and not self._writing:
+            self._first = b""
+            if self._more:
+                data += b"".join(self._more)
+                self._more.clear()
+                self._more_size = 0
+            self._send(data)
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            sent = self._stream.try_write(data)
+            if sent == len(data):
+                return
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+            return
+        self._send_later(memoryview(data)[sent:])
+
+    def _send_later(self, rest: memoryview) -> None:
+        """Have libuv send what the kernel has not taken."""
+        # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
+        # before, so that the protocol is resumed as soon as no more than that is left.
+        above = len(rest) - self._low_water
+        portion = min(PORTION, above) if above > 0 else len(rest)
+        self._rest = rest[portion:]
+        self._writing = True
+        try:
+            self._stream.write(rest[:portion], self._on_written)
+        except OSError as exc:
+            self._writing = False
+            self._fatal_error(exc, "Fatal write error on socket transport")
+
+    def _on_written(self, status: int) -> None:
+        """Go on after the portion in flight has ended."""
+        if self._conn_lost:
+            return
+        if self._resuming:
+            # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
+            self._loop.call_soon(self._on_written, status)
+        else:
+            self._enter(self._write_more, status)
+
+    def _write_more(self, status: int) -> None:
+        if status < 0:
+            self._writing = False
+            self._fatal_error(uv.os_error(status), "Fatal write error on socket transport")
+            return
+        rest, self._rest = self._rest, b""
+        self._writing = False
+        if rest:
+            self._send(rest)
+        self._flush()
+        self._resuming = True
+        try:
+            self._maybe_resume_protocol()
+        finally:
+            self._resuming = False
+            # resume_writing() may have written more, which goes before the end.
+            self._flush()
+            if not self._writing and not self._conn_lost:
+                if self._empty_waiter is not None:
+                    set_unless_done(self._empty_waiter)
+                if self._closing:
+                    self._conn_lost += 1
+                    self._call_connection_lost(None)
+                elif self._eof:
+                    self._shutdown()
+
+    def _shutdown(self) -> None:
+        try:
+            self._stream.shutdown()
+        except OSError as exc:
+            self._fatal_error(exc, "Fatal error on shutdown of socket transport")
