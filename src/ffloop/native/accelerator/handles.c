@@ -24,24 +24,6 @@ static PyTypeObject *type_of(const State *state, int kind) {
   return kind == HANDLE ? state->handle_type : kind == TIMER ? state->timer_type : state->threadsafe_type;
 }
 
-/* Every slot that a handle has, for what must see all of them. */
-#define EACH_SLOT(kind, visit)                                                                                  \
-  do {                                                                                                                     \
-    visit(layout.callback);                                                                                             \
-    visit(layout.args);                                                                                                 \
-    visit(layout.context);                                                                                              \
-    visit(layout.loop);                                                                                                 \
-    visit(layout.cancelled);                                                                                            \
-    visit(layout.repr);                                                                                                 \
-    visit(layout.source_traceback);                                                                                     \
-    if ((kind) == TIMER) {                                                                                                 \
-      visit(layout.when);                                                                                               \
-      visit(layout.scheduled);                                                                                          \
-    }                                                                                                                      \
-    if ((kind) == THREADSAFE)                                                                                              \
-      visit(layout.lock);                                                                                               \
-  } while (0)
-
 /* Whether a copy of the current context would be empty. */
 static int is_context_empty(void) {
   PyObject *current = PyThreadState_Get()->context;
@@ -125,24 +107,32 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
 static int clear(PyObject *handle) {
   int kind = kind_of(Py_TYPE(handle));
 
-#define CLEAR(offset) Py_CLEAR(SLOT(handle, offset))
-  EACH_SLOT(kind, CLEAR);
-#undef CLEAR
-  if (kind == TIMER)
+  Py_CLEAR(SLOT(handle, layout.callback));
+  Py_CLEAR(SLOT(handle, layout.args));
+  Py_CLEAR(SLOT(handle, layout.context));
+  Py_CLEAR(SLOT(handle, layout.loop));
+  Py_CLEAR(SLOT(handle, layout.cancelled));
+  Py_CLEAR(SLOT(handle, layout.repr));
+  Py_CLEAR(SLOT(handle, layout.source_traceback));
+  if (kind == TIMER) {
+    Py_CLEAR(SLOT(handle, layout.when));
+    Py_CLEAR(SLOT(handle, layout.scheduled));
     Py_CLEAR(due_of(handle)->number);
+  }
+  if (kind == THREADSAFE)
+    Py_CLEAR(SLOT(handle, layout.lock));
   return 0;
 }
 
+/* What can be part of a cycle. The other slots hold flags, texts and numbers: in a large heap of timers to look at each number, wherever it
+ * lies, would be most of a collection. */
 static int traverse(PyObject *handle, visitproc visit, void *arg) {
-  int kind = kind_of(Py_TYPE(handle));
-
   Py_VISIT(Py_TYPE(handle));
-  /* The collector has no use for what is in no cycle, and half of the slots hold one of these two. */
-#define VISIT(offset) \
-  if (SLOT(handle, offset) != Py_None && SLOT(handle, offset) != Py_False) \
-  Py_VISIT(SLOT(handle, offset))
-  EACH_SLOT(kind, VISIT);
-#undef VISIT
+  Py_VISIT(SLOT(handle, layout.callback));
+  Py_VISIT(SLOT(handle, layout.args));
+  Py_VISIT(SLOT(handle, layout.context));
+  Py_VISIT(SLOT(handle, layout.loop));
+  Py_VISIT(SLOT(handle, layout.source_traceback));
   return 0;
 }
 
