@@ -245,6 +245,42 @@ async def test_an_address_of_the_wrong_kind_is_fatal_at_once(addr, error):
     assert not protocol.errors
 
 
+async def test_an_address_that_only_equals_a_known_one_is_of_the_wrong_kind():
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    with plain() as peer:
+        host, port = peer.getsockname()
+        transport, protocol = await endpoint()
+        transport.sendto(b"1", (host, port))
+        transport.sendto(b"2", (str(host), port))
+        transport.sendto(b"wrong", (host, float(port)))
+        assert transport.is_closing()
+        assert isinstance(await protocol.lost, TypeError)
+        assert [peer.recv(10), peer.recv(10)] == [b"1", b"2"]
+
+
+async def test_sendto_takes_its_arguments_by_name_and_no_others():
+    with plain() as peer:
+        name = peer.getsockname()
+        transport, _ = await endpoint()
+        transport.sendto(b"1", addr=name)
+        transport.sendto(data=b"2", addr=name)
+        transport.sendto(addr=name, data=b"3")
+        transport.sendto(bytearray(b"4"), addr=name)
+        transport.get_write_buffer_size()
+        assert [peer.recv(10) for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+        for args, kwargs in [
+            ((), {}),
+            ((), {"addr": name}),
+            ((b"x",), {"data": b"x"}),
+            ((b"x",), {"address": name}),
+            ((b"x", name), {"addr": name}),
+            ((b"x", name, 0), {}),
+        ]:
+            with pytest.raises(TypeError):
+                transport.sendto(*args, **kwargs)
+        await closed(transport)
+
+
 async def test_data_of_the_wrong_type_is_refused():
     server, _, client, _ = await pair()
     for data in ("text", None, 5, [b"x"]):
@@ -836,6 +872,19 @@ async def test_limits_that_do_not_go_together_are_refused():
     await closed(transport)
 
 
+async def test_limits_may_be_fractions():
+    with plain() as peer:
+        transport, protocol = await endpoint()
+        transport.set_write_buffer_limits(high=8.5, low=0.5)
+        assert transport.get_write_buffer_limits() == (0.5, 8.5)
+        for data in (b"1", b"12", b"123"):
+            transport.sendto(data, peer.getsockname())
+        transport.get_write_buffer_size()
+        assert [peer.recv(10) for _ in range(3)] == [b"1", b"12", b"123"]
+        assert protocol.events == ["made"]
+        await closed(transport)
+
+
 # Order, and what may not overtake
 
 
@@ -857,6 +906,29 @@ async def test_what_was_sent_has_left_when_somebody_looks_at_the_buffer_or_the_s
             look()
             assert peer.recv(100) == name
         await closed(transport)
+
+
+async def test_each_peer_gets_what_is_sent_to_it_in_order_whatever_stands_between():
+    transport, protocol = await endpoint()
+    peers = [plain() for _ in range(4)]
+    sent = [[] for _ in peers]
+    for number in range(150):
+        for index, (peer, expected) in enumerate(zip(peers, sent, strict=True)):
+            if (number + index) % 3:
+                data = b"%d" % number * (number % 50 + 1)
+                transport.sendto(data, peer.getsockname())
+                expected.append(data)
+        if number % 20 == 0:
+            transport.sendto(b"x" * 65_508, peers[0].getsockname())
+            transport.sendto(b"x", ("localhost", 9))
+        if number % 30 == 0:
+            await asyncio.sleep(0)
+    transport.get_write_buffer_size()
+    for peer, expected in zip(peers, sent, strict=True):
+        assert [peer.recv(10_000) for _ in expected] == expected
+        peer.close()
+    await until(lambda: len(protocol.errors) >= 8)
+    await closed(transport)
 
 
 async def test_answers_keep_their_order_whether_one_or_several_answer_a_datagram():

@@ -634,6 +634,37 @@ def test_the_first_turn_after_keyboard_interrupt_polls(loop):
     peer.close()
 
 
+def test_an_interrupt_in_the_midst_of_a_burst_of_datagrams_loses_none(loop):
+    class Interrupts(asyncio.DatagramProtocol):
+        def __init__(self):
+            self.received = []
+
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def datagram_received(self, data, addr):
+            self.received.append(data)
+            self.transport.sendto(data, addr)
+            if int(data) % 3 == 1:
+                raise KeyboardInterrupt
+
+    transport, protocol = loop.run_until_complete(
+        loop.create_datagram_endpoint(Interrupts, local_addr=("127.0.0.1", 0))
+    )
+    numbers = [b"%d" % number for number in range(8)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.settimeout(10)
+        for number in numbers:
+            sender.sendto(number, transport.get_extra_info("sockname"))
+        for count in 2, 5, 8:
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_forever()
+            assert protocol.received == numbers[:count]
+        assert [sender.recv(10) for _ in numbers] == numbers
+    transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+
+
 def test_an_interrupted_batch_leaves_no_entry_that_overtakes_others_in_debug_mode(loop):
     order = []
 

@@ -743,7 +743,8 @@ def let_go():
     module.handles = [module.Handle(print, (), loop) for _ in range(3)]
     module.handles += [module.TimerHandle(1.0, print, (), loop) for _ in range(3)]
     loop.close()
-    return [weakref.ref(thing) for thing in (module, module.Handle, module.TimerHandle)]
+    types = (module.Handle, module.TimerHandle, getattr(module, "Datagram", module.Handle))
+    return [weakref.ref(thing) for thing in (module, *types)]
 
 for _ in range(3):
     found = let_go()
@@ -755,7 +756,7 @@ for _ in range(3):
 @accelerated
 def test_the_module_goes_with_its_types_and_what_is_left_of_its_handles():
     # With the allocator that overwrites what is freed: what is read afterwards is seen.
-    assert python(LET_GO, PYTHONMALLOC="debug") == "[True, True, True]\n" * 3
+    assert python(LET_GO, PYTHONMALLOC="debug") == "[True, True, True, True]\n" * 3
 
 
 def test_handles_and_what_they_hold_are_collected(loop):
@@ -1041,3 +1042,186 @@ def test_accept_gives_what_the_socket_module_gives_and_fails_as_it_does():
                 assert not os.get_inheritable(fd)
                 assert (own, peer) == (accepted.getsockname(), accepted.getpeername())
                 assert (own, peer) == (client.getpeername(), client.getsockname())
+
+
+# Datagrams
+
+DATAGRAMS = """
+import asyncio, random, socket, sys
+import ffloop
+
+class Player(asyncio.DatagramProtocol):
+    def __init__(self, name):
+        self.name, self.log, self.refused = name, [], 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def connection_lost(self, exc):
+        self.log.append(("lost", repr(exc)))
+
+    def error_received(self, exc):
+        self.log.append(("error", str(exc)))
+
+    def datagram_received(self, data, addr):
+        sender = ports.get(addr[1], addr) if addr else addr
+        self.log.append((len(data), data[:20], sender))
+        if not data.startswith(b"play"):
+            return
+        left, seed = int(data[5:7]), int(data[8:12])
+        # What happens depends on nothing but the datagram: how those of several senders mix is not the same each time.
+        choose = random.Random(f"{self.name} {seed} {sender}")
+        for number in range(choose.choice([0, 1, 1, 1, 2, 5]) if left else 0):
+            what = choose.randrange(14)
+            data = b"play %02d %04d" % (left - 1, choose.randrange(10_000)) + bytes(choose.choice([0, 1, 500, 3000]))
+            to = choose.choice(players)
+            arguments = (data,) if self.name == "connected" else (data, to.transport.get_extra_info("sockname"))
+            if what < 6:
+                self.transport.sendto(*arguments)
+            elif what == 6:
+                self.transport.sendto(bytearray(data), *arguments[1:])
+            elif what == 7:
+                self.transport.sendto(b"", *arguments[1:])
+            elif what == 8:
+                loop.call_soon(self.transport.sendto, *arguments)
+            elif what == 9:
+                self.transport.sendto(bytes(70_000), *arguments[1:])
+            elif what == 10:
+                self.transport.pause_reading()
+                loop.call_soon(self.transport.resume_reading)
+            elif what == 11:
+                self.transport.sendto(b"host", *(("localhost", arguments[1][1]) for _ in arguments[1:]))
+            elif what == 12:
+                try:
+                    self.transport.sendto("text", *arguments[1:])
+                except TypeError as exc:
+                    self.log.append(str(exc))
+            else:
+                self.transport.get_write_buffer_size()
+
+async def play(seed):
+    global players, ports
+    players, ports = [], {}
+    for name in "first", "second", "connected":
+        arguments = {"local_addr": ("127.0.0.1", 0)}
+        if name == "connected":
+            arguments["remote_addr"] = players[0].transport.get_extra_info("sockname")
+        _, player = await loop.create_datagram_endpoint(lambda: Player(name), **arguments)
+        players.append(player)
+        ports[player.transport.get_extra_info("sockname")[1]] = name
+    for number, player in enumerate(players):
+        for start in range(4):
+            data = b"play 06 %04d" % (seed * 50 + start * 10 + number)
+            address = players[0].transport.get_extra_info("sockname")
+            player.transport.sendto(data, *([address] if player.name != "connected" else []))
+    heard, quiet = -1, 0
+    while quiet < 5:
+        now = sum(len(player.log) for player in players)
+        quiet = quiet + 1 if now == heard else 0
+        heard = now
+        await asyncio.sleep(0.001)
+    for player in players:
+        player.transport.close()
+        player.transport.sendto(b"late", *([address] if player.name != "connected" else []))
+    await asyncio.sleep(0)
+    for player in players:
+        print(player.name, sorted(map(str, player.log)))
+
+loop = ffloop.new_event_loop()
+for seed in range(60):
+    loop.run_until_complete(play(seed))
+loop.close()
+"""
+
+
+@accelerated
+def test_a_program_of_datagrams_runs_the_same_at_both_speeds():
+    slow, fast = python(DATAGRAMS, FFLOOP_PURE="1"), python(DATAGRAMS, FFLOOP_PURE="")
+    assert len(slow) > 50_000
+    assert fast == slow
+
+
+ENDPOINTS_TAKEN_APART = """
+import asyncio, contextvars, gc, logging, socket, warnings
+import ffloop
+from ffloop.datagrams import DatagramTransport
+
+logging.disable()
+warnings.simplefilter("ignore")
+slot = type(DatagramTransport._buffer)
+names = [name for name in dir(DatagramTransport) if type(getattr(DatagramTransport, name)) is slot]
+wrongs = None, (), [], b"x", 7, -1, 1 << 40, contextvars.Context(), lambda *args: 1 / 0
+failed = 0
+
+class Disturbed(asyncio.DatagramProtocol):
+    def datagram_received(self, data, addr):
+        disturb(transport)
+        transport.sendto(data, addr)
+        transport.sendto(data, addr)
+
+def turn():
+    loop.call_soon(int)
+    loop._run_once()
+
+def use(transport, name):
+    global failed
+    for action in (
+        lambda: transport.sendto(b"x", name),
+        lambda: transport.sendto(b"x", name),
+        lambda: transport.sendto(b"x", ("127.0.0.1", 9)),
+        lambda: transport.sendto(bytearray(b"x"), name),
+        lambda: transport.sendto(b"x" * 70_000, name),
+        lambda: transport._flush(),
+        turn,
+    ):
+        try:
+            action()
+        except Exception:
+            failed += 1
+
+def take_apart(name, wrong, inside):
+    global disturb, loop, transport
+
+    def disturb(transport):
+        try:
+            setattr(transport, name, wrong) if wrong != "nothing" else delattr(transport, name)
+        except (AttributeError, TypeError, OverflowError, SystemError):
+            pass
+
+    loop = ffloop.new_event_loop()
+    transport, _ = loop.run_until_complete(loop.create_datagram_endpoint(Disturbed, local_addr=("127.0.0.1", 0)))
+    own = transport.get_extra_info("sockname")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        loop.call_soon(transport.sendto, b"x", peer.getsockname())
+        turn()
+        if not inside:
+            disturb(transport)
+        for _ in range(3):
+            peer.sendto(b"12", own)
+        for _ in range(2):
+            turn()
+        use(transport, peer.getsockname())
+    try:
+        loop.close()
+    except Exception:
+        pass
+
+for name in names:
+    for wrong in "nothing", *wrongs:
+        for inside in False, True:
+            take_apart(name, wrong, inside)
+print(failed > 100)
+transport = DatagramTransport.__new__(DatagramTransport)
+for action in lambda: transport.sendto(b"x"), lambda: transport._flush(), lambda: transport._deliver(1, 0):
+    try:
+        action()
+    except Exception as exc:
+        print("failed")
+transport = None
+gc.collect()
+"""
+
+
+def test_a_transport_that_is_taken_apart_crashes_nothing():
+    assert python(ENDPOINTS_TAKEN_APART).split() == ["True"] + 3 * ["failed"]

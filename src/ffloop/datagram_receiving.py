@@ -8,6 +8,7 @@ import collections
 import contextvars
 import socket
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -57,9 +58,9 @@ class Receiving(State):
             if self._watched:
                 self._udp.watch(self._receive_ready)
             elif self._unix:
-                self._udp.recv_unix_start(self._deliver)
+                self._udp.recv_unix_start(self._receiver())
             else:
-                self._udp.recv_start(self._deliver)
+                self._udp.recv_start(self._receiver())
             self._peer_size = self._udp.peer_size
         except OSError as exc:
             self._fatal_error(exc, "Fatal read error on datagram transport")
@@ -73,6 +74,10 @@ class Receiving(State):
         self._udp.recv_stop()
         # Records of this batch may still come. Weakly: the loop keeps a transport alive that reads, no other.
         self._udp.on_recv(partial(_hold_if_alive, weakref.ref(self)))
+
+    def _receiver(self) -> Callable[[int, int], object]:
+        """Return what gets the records; the accelerator returns the transport itself, and knows what to do with it."""
+        return self._deliver
 
     def _deliver(self, nread: int, payload: int) -> None:
         """Give the protocol a record: a datagram's size, and where it and its sender stand; or an error's status."""

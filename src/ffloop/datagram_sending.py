@@ -14,8 +14,9 @@ from itertools import islice, takewhile
 from typing import Any
 
 from . import uv
-from .datagram_state import State
+from .datagram_state import ACCELERATED, State
 from .flow import as_bytes
+from .speed import accelerator
 
 FLUSH_AT = 64 * 1024
 """Queued bytes, headers included, at which a transport does not wait for the end of the turn."""
@@ -34,13 +35,16 @@ _WATCHED_TWICE = sys.platform in ("linux", "win32")
 
 _NOBODY = object()
 
+# The accelerator's queue is a deque to all that is done with it here.
+Buffer: Any = accelerator.Ready if ACCELERATED else collections.deque  # type: ignore[union-attr]
+
 
 class Sending(State):
     """What a datagram transport does with what is to leave."""
 
     def _begin_sending(self, address: Any) -> None:
         """Set up the half. address: the only one that `sendto` is to accept; None for no such limit."""
-        self._buffer = collections.deque()
+        self._buffer = Buffer()
         self._size = 0
         # Looking a method of a socket up costs a tenth of the call.
         self._socket_send = self._socket.send
@@ -50,6 +54,7 @@ class Sending(State):
         self._writable = None  # while blocked
         self._write_context = None
         self._address = address
+        self._packed = self._peers.packed  # for the accelerator, which looks there before it asks
         self._aim = _NOBODY  # the last address that was sent to,
         self._peer = None  # and what it is to libuv: b"" when connected, None when nothing
         # Who answers one datagram with one needs no queue: after a turn that has sent one alone, the first that is sent
@@ -161,8 +166,11 @@ class Sending(State):
             return
         for _ in range(sent):
             self._pop()
-        if status >= 0:
-            return
+        if status < 0:
+            self._on_refusal(status)
+
+    def _on_refusal(self, status: int) -> None:
+        """Deal with the first of what is queued, which did not leave together with others."""
         data, addr, _ = self._pop()
         if status == uv.EAGAIN:
             # Either the kernel is full, or the network card is: the socket tells them apart.
@@ -271,7 +279,7 @@ class Sending(State):
 
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
-        self._flush_at = -1 if self._conn_lost else min(FLUSH_AT, self._high_water)
+        self._flush_at = -1 if self._conn_lost else int(min(FLUSH_AT, self._high_water))  # limits may be fractions
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes the kernel has not taken yet; each datagram counts 8 more than it has."""

@@ -1,53 +1,66 @@
 """What the two halves of a datagram transport share: its attributes, in slots.
 
 Looked up for every datagram, an attribute in a slot costs CPython a quarter of one in a dictionary. Only one base of a
-class may have slots, so those of both halves stand here; what each is for is said where it is set.
+class may have slots, so those of both halves stand here; what each is for is said where it is set. Where there is the
+accelerator, most are in its part of the transport.
 """
 
 import contextvars
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .flow import Flow
+from .speed import accelerator
+
+_PER_DATAGRAM = (
+    "_address",
+    "_aim",
+    "_alone",
+    "_blocked",
+    "_buffer",
+    "_connected",
+    "_context",
+    "_flush_at",
+    "_last_batch",
+    "_names",
+    "_packed",
+    "_peer",
+    "_peer_size",
+    "_peers",
+    "_protocol",
+    "_size",
+    "_turns",
+    "_udp",
+)
+_PYTHONS = (
+    "_dirty",
+    "_given",
+    "_held",
+    "_protocol_connected",
+    "_region",
+    "_socket",
+    "_socket_send",
+    "_socket_sendto",
+    "_unix",
+    "_watched",
+    "_writable",
+    "_write_context",
+)
+
+ACCELERATED = hasattr(accelerator, "Datagram")
+"""Whether the accelerator keeps what is looked up for every datagram: then the rest have their slots behind that."""
+
+SLOTS = _PYTHONS if ACCELERATED else _PER_DATAGRAM + _PYTHONS
 
 
 class State(Flow):
     """A datagram transport's attributes."""
 
-    __slots__ = (
-        "_address",
-        "_aim",
-        "_alone",
-        "_blocked",
-        "_buffer",
-        "_connected",
-        "_context",
-        "_dirty",
-        "_flush_at",
-        "_given",
-        "_held",
-        "_last_batch",
-        "_names",
-        "_peer",
-        "_peer_size",
-        "_peers",
-        "_protocol",
-        "_protocol_connected",
-        "_region",
-        "_size",
-        "_socket",
-        "_socket_send",
-        "_socket_sendto",
-        "_turns",
-        "_udp",
-        "_unix",
-        "_watched",
-        "_writable",
-        "_write_context",
-    )
+    if not TYPE_CHECKING:
+        __slots__ = () if ACCELERATED else SLOTS
 
     _udp: uv.Udp
     _socket: socket.socket
@@ -73,6 +86,7 @@ class State(Flow):
     _dirty: deque[Any]
     _flush_at: int
     _last_batch: object
+    _packed: dict[tuple[Any, ...], bytes]
     _peer: bytes | None
     _size: int
     _socket_send: Callable[[bytes], int]

@@ -13,14 +13,16 @@ import warnings
 import weakref
 from asyncio.log import logger
 from asyncio.trsock import TransportSocket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .datagram_receiving import Receiving
 from .datagram_sending import Sending
+from .datagram_state import ACCELERATED, SLOTS
 from .flow import set_unless_done
 from .readers import Readers
 from .sockets import name_of
+from .speed import accelerator
 from .transports import BorrowedSocket
 
 
@@ -46,7 +48,7 @@ class DatagramSocket(BorrowedSocket):
         return super().getsockname()
 
 
-class DatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
+class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
     """A datagram endpoint: https://docs.python.org/3/library/asyncio-protocol.html#datagram-transports."""
 
     def __init__(
@@ -151,6 +153,22 @@ class DatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         else:
             # Garbage is collected in any thread, and libuv may be running in the loop's.
             self._loop.call_soon_threadsafe(self._udp.close)
+
+
+if TYPE_CHECKING:
+    DatagramTransport = PureDatagramTransport
+
+elif ACCELERATED:
+
+    class DatagramTransport(accelerator.Datagram, PureDatagramTransport):
+        """`PureDatagramTransport`, with what runs per datagram in C."""
+
+        __slots__ = SLOTS
+
+else:
+
+    class DatagramTransport(PureDatagramTransport):
+        """`PureDatagramTransport`, as it is."""
 
 
 class Datagrams(Readers):

@@ -240,7 +240,7 @@ def test_the_memory_for_names_is_bounded():
         packed = peers.pack(("127.0.0.1", port))
         assert peers.name(packed) == ("127.0.0.1", port)
     assert len(peers.names) <= peers.LIMIT
-    assert len(peers._packed) <= peers.LIMIT
+    assert len(peers.packed) <= peers.LIMIT
 
 
 def test_a_refusal_arrives_as_an_error_and_receiving_goes_on(loop):

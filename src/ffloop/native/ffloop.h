@@ -154,6 +154,8 @@ int ffloop_gai_code(int status);
 const char *ffloop_gai_text(int code);
 /* cdef: end */
 
+struct sockaddr_in6;
+
 /* What the accelerator calls without CFFI's crossing, and so with the GIL held unless it releases it. It finds the table through
  * ffloop_api_address, and refuses one that was not compiled from this very file: FFLOOP_HEADER is its checksum. */
 typedef struct {
@@ -169,6 +171,7 @@ typedef struct {
   int (*read_start)(uv_handle_t *stream, int only_watch);
   int (*read_stop)(uv_handle_t *stream);
   void (*handle_close)(uv_handle_t *handle);
+  void (*read_peer)(const char *from, struct sockaddr_in6 *name); /* the address that a ffloop_peer is to the system */
 } ffloop_api;
 
 #endif

@@ -61,6 +61,9 @@ int ffloop_reserve(ffloop_loop *loop, size_t more);
 /* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */
 void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload);
 
+/* Makes of a ffloop_peer at `from` the address that the system wants. */
+void ffloop_read_peer(const char *from, struct sockaddr_in6 *name);
+
 #ifdef __linux__
 /* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */
 int ffloop_poll_set_fork(ffloop_loop *loop);

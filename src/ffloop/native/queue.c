@@ -299,7 +299,7 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
 
 static const ffloop_api api = {
   FFLOOP_HEADER, sizeof(ffloop_api), UV_EOF, ffloop_run, ffloop_count, ffloop_records, ffloop_region, ffloop_wake,
-  ffloop_tcp_open, ffloop_read_start, ffloop_read_stop, ffloop_handle_close,
+  ffloop_tcp_open, ffloop_read_start, ffloop_read_stop, ffloop_handle_close, ffloop_read_peer,
 };
 
 /* Where the accelerator finds what it calls; it lives as long as the process. */

@@ -308,8 +308,7 @@ int ffloop_udp_recv_stop(uv_handle_t *udp) {
   return uv_udp_recv_stop((uv_udp_t *) udp);
 }
 
-/* Makes of a ffloop_peer at `from` the address that the system wants. */
-static void read_peer(const char *from, struct sockaddr_in6 *name) {
+void ffloop_read_peer(const char *from, struct sockaddr_in6 *name) {
   ffloop_peer peer;
 
   memcpy(&peer, from, sizeof peer);
@@ -372,7 +371,7 @@ int64_t ffloop_udp_try_send(uv_handle_t *udp, const char *data, const char *leng
       bufs[i] = uv_buf_init((char *) next, length);
       next += length;
       if (peers != NULL)
-        read_peer(peers + (sent + i) * sizeof(ffloop_peer), &names[i]);
+        ffloop_read_peer(peers + (sent + i) * sizeof(ffloop_peer), &names[i]);
     }
     status = send_together((uv_udp_t *) udp, bufs, peers == NULL ? NULL : names, together);
     if (status < 0)

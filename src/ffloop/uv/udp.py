@@ -28,7 +28,7 @@ class Udp(Handle):
     """A datagram socket. It owns its descriptor: `close()` closes it."""
 
     KINDS = (lib.FFLOOP_DATAGRAM,)
-    __slots__ = ("on_close", "peer_size")
+    __slots__ = ("_fd", "on_close", "peer_size")
 
     def __init__(self, loop: Loop, fd: int) -> None:
         """Take over `fd`, a datagram socket of any family: from here on only `close()` closes it.
@@ -36,6 +36,7 @@ class Udp(Handle):
         A standard descriptor (0 to 2) gets another number. Raises `OSError`; then `fd` is still the caller's.
         """
         super().__init__(loop, lib.ffloop_udp_open, fd)
+        self._fd = self.fileno()
         self.on_close: Callable[[], object] | None = None
         """Called before the descriptor is closed: for whoever has borrowed it."""
         self.peer_size = PEER.size
@@ -103,13 +104,14 @@ class Udp(Handle):
     def _close(self, c: Any) -> None:
         if self.on_close is not None:
             self.on_close()
+        self._fd = -1  # somebody else's from here on
         super()._close(c)
 
 
 class Peers:
     """Turns addresses of the socket module into those of C, and back, and remembers the last ones."""
 
-    __slots__ = ("_family", "_packed", "names")
+    __slots__ = ("_family", "names", "packed")
 
     LIMIT = 1024
     """Addresses that are remembered, each way."""
@@ -119,7 +121,8 @@ class Peers:
         self._family = family
         self.names: dict[bytes, Any] = {}
         """What `name` has given, for those who look themselves first."""
-        self._packed: dict[tuple[Any, ...], bytes] = {}
+        self.packed: dict[tuple[Any, ...], bytes] = {}
+        """The same of `pack`."""
 
     def name(self, peer: bytes) -> Any:
         """Return the address that `socket.recvfrom` gives for `peer`."""
@@ -156,7 +159,7 @@ class Peers:
         Returns None for any other: a host that must be looked up, another family, no address at all.
         """
         try:
-            packed = self._packed[name]
+            packed = self.packed[name]
         except (KeyError, TypeError):
             return self._pack(name)
         # 80.0 is found where 80 was put, and a socket would not take it.
@@ -185,9 +188,9 @@ class Peers:
         return packed
 
     def _remember(self, name: tuple[Any, ...], packed: bytes) -> None:
-        if len(self._packed) >= self.LIMIT:
-            self._packed.clear()
-        self._packed[name] = packed
+        if len(self.packed) >= self.LIMIT:
+            self.packed.clear()
+        self.packed[name] = packed
 
 
 def _are_ints(name: tuple[Any, ...]) -> bool:

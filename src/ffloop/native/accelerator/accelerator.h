@@ -1,8 +1,8 @@
 /* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback, per packet and per connection.
  *
- * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py), or, as Tcp,
- * a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the Python
- * class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
+ * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py, datagrams.py),
+ * or, as Tcp, a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the
+ * Python class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
  * that there is one state and not two.
  *
  * Every function runs with the GIL held, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
@@ -42,6 +42,7 @@ typedef struct {
   Py_ssize_t due;         /* where a Due begins, behind a TimerHandle's slots */
   Py_ssize_t guard;       /* where a Guard begins, behind those of a handle for other threads */
   Py_ssize_t fd;          /* of uv.Stream */
+  Py_ssize_t udp_fd, handle_c; /* of uv.Udp */
   Py_ssize_t tcp_c, tcp_loop, tcp_token, tcp_on_close; /* of uv.Tcp */
   Py_ssize_t tcp_slots[MOST_SLOTS]; /* all those of it */
   int tcp_slot_count;
@@ -50,6 +51,7 @@ typedef struct {
   Py_ssize_t transport_slots[MOST_SLOTS]; /* all those of them */
   int transport_slot_count;
   Py_ssize_t stream_offset; /* where the transport's own part begins, behind them */
+  Py_ssize_t datagram_offset; /* the same of a datagram transport */
 } Layout;
 
 extern Layout layout;
@@ -67,6 +69,8 @@ typedef struct {
   PyTypeObject *loop_type;
   PyTypeObject *stream_type;
   PyTypeObject *tcp_type; /* NULL where there is none */
+  PyTypeObject *datagram_type; /* likewise */
+  PyTypeObject *udp_class;     /* uv.Udp */
 
   PyTypeObject *asyncio_handle;
   PyTypeObject *asyncio_timer;
@@ -99,17 +103,18 @@ typedef struct {
 
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
-  name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")        \
+  name(addr, "addr") name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")               \
   name(call_connection_lost, "_call_connection_lost")                                                                     \
   name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
   name(call_soon_threadsafe, "call_soon_threadsafe") name(cancelled, "_cancelled")                                         \
   name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
-  name(data_received, "data_received") name(detach, "_detach") name(drop, "_drop") name(enter, "_enter")                   \
-  name(eof_received, "eof_received") name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join")               \
-  name(maybe_pause, "_maybe_pause_protocol") name(peername, "peername") name(receive, "_receive")                          \
+  name(data_received, "data_received") name(datagram_received, "datagram_received") name(detach, "_detach")                \
+  name(drop, "_drop") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush")                       \
+  name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol") name(name_of, "name")       \
+  name(peername, "peername") name(receive, "_receive") name(send_now, "_send_now") name(set_aside, "_set_aside")           \
   name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(select, "select") name(time, "time")                                                       \
+  name(select, "select") name(take_aim, "_take_aim") name(time, "time")                                                    \
   name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
@@ -209,6 +214,7 @@ extern PyType_Spec queue_spec;
 int queue_poll(Queue *queue, int64_t timeout_ns); /* the number of records; -1 when older ones are left, -2 for an exception */
 int queue_dispatch(Queue *queue, Py_ssize_t most);
 int queue_flush(Queue *queue);
+PyObject *queue_batch(Queue *queue); /* what stands for the batch that is being handed out; borrowed */
 
 /* loop.c: `BaseEventLoop`: call_soon and its kin, and the turn. */
 typedef struct {
@@ -289,6 +295,17 @@ int stream_fatal(PyObject *transport, const char *message); /* ends the connecti
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
 int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
 extern PyMethodDef connection_methods[CONNECTION_METHODS];
+
+/* datagram.c: the datagram transport, per datagram. */
+int datagram_add_type(PyObject *module, State *state);
+int datagram_receive(State *state, PyObject *transport, int64_t nread, int64_t payload);
+int datagram_flush(State *state, PyObject *transport);
+
+/* Whether `object` is of a class of ours, NULL for one that there is not. That of a transport has it for its first base: to look through all
+ * of its bases for it costs as much as a fifth of delivering a datagram. */
+static inline int is_a(PyObject *object, PyTypeObject *type) {
+  return type != NULL && (Py_TYPE(object)->tp_base == type || PyObject_TypeCheck(object, type));
+}
 
 /* Calls a method for what it does: takes its result. */
 static inline int tell(PyObject *done) {

@@ -225,7 +225,7 @@ static int execute(PyObject *module) {
   state->queue_type = add_type(module, &queue_spec);
   state->loop_type = add_type(module, &loop_spec);
   if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || tcp_add_type(module, state) < 0 ||
-      stream_add_type(module, state) < 0)
+      stream_add_type(module, state) < 0 || datagram_add_type(module, state) < 0)
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
   state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");
@@ -242,6 +242,8 @@ static int execute(PyObject *module) {
     visit(state->loop_type);                                                                                               \
     visit(state->stream_type);                                                                                             \
     visit(state->tcp_type);                                                                                                \
+    visit(state->datagram_type);                                                                                           \
+    visit(state->udp_class);                                                                                               \
     visit(state->buffered_protocol);                                                                                       \
     visit(state->os_error);                                                                                                \
     visit(state->pointer_to);                                                                                              \

@@ -16,8 +16,10 @@ int queue_flush(Queue *queue) {
   while ((dirty = ready_pop_left(queue->dirty)) != NULL) {
     int status;
 
-    if (queue->state->stream_type != NULL && PyObject_TypeCheck(dirty, queue->state->stream_type)) {
+    if (is_a(dirty, queue->state->stream_type)) {
       status = stream_flush(queue->state, dirty);
+    } else if (is_a(dirty, queue->state->datagram_type)) {
+      status = datagram_flush(queue->state, dirty);
     } else {
       PyObject *done = PyObject_CallMethodNoArgs(dirty, queue->state->str_flush);
 
@@ -84,7 +86,7 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
 /* Hands a record to whom it is for. */
 static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiver) {
   PyObject *key, *callback, *done = NULL;
-  int status;
+  int kind = (int) (record->key & ((1 << FFLOOP_KIND_BITS) - 1)), status;
 
   if (record->key == FFLOOP_ASYNC)
     return 0; /* a wake-up: it has done what it was for */
@@ -107,8 +109,10 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
     return done != NULL ? 0 : -1;
   }
   Py_DECREF(key);
-  if (queue->state->stream_type != NULL && PyObject_TypeCheck(callback, queue->state->stream_type)) {
+  if (kind == FFLOOP_READ && is_a(callback, queue->state->stream_type)) {
     status = stream_receive(queue->state, callback, record->status, record->payload);
+  } else if (kind == FFLOOP_DATAGRAM && is_a(callback, queue->state->datagram_type)) {
+    status = datagram_receive(queue->state, callback, record->status, record->payload);
   } else {
     PyObject *args[2] = {PyLong_FromLongLong(record->status), PyLong_FromLongLong(record->payload)};
 
@@ -268,14 +272,18 @@ static PyObject *get_dispatching(Queue *queue, void *unused) {
   return PyBool_FromLong(queue->active);
 }
 
+PyObject *queue_batch(Queue *queue) {
+  if (queue->batch == NULL)
+    queue->batch = PyObject_CallNoArgs((PyObject *) &PyBaseObject_Type);
+  return queue->batch;
+}
+
 /* An object for as long as the batch is being handed out, another for each batch. */
 static PyObject *get_batch(Queue *queue, void *unused) {
   (void) unused;
   if (!queue->active)
     Py_RETURN_NONE;
-  if (queue->batch == NULL)
-    queue->batch = PyObject_CallNoArgs((PyObject *) &PyBaseObject_Type);
-  return Py_XNewRef(queue->batch);
+  return Py_XNewRef(queue_batch(queue));
 }
 
 static PyObject *new_queue(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
