@@ -229,6 +229,22 @@ async def test_with_a_mark_of_zero_the_protocol_is_paused_only_by_what_the_kerne
     peer.close()
 
 
+async def test_water_marks_may_be_fractions():
+    transport, protocol, peer = await pair()
+    transport.set_write_buffer_limits(high=1.5, low=0.5)
+    assert transport.get_write_buffer_limits() == (0.5, 1.5)
+    transport.write(b"x" * 8_000_000)
+    assert "pause" in protocol.events
+    peer.setblocking(False)
+    received = 0
+    while received < 8_000_000:
+        received += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
+    await until(lambda: protocol.events[-1] == "resume")
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
 async def test_abort_drops_what_was_not_sent():
     transport, protocol, peer = await pair()
     transport.write(b"x" * 8_000_000)

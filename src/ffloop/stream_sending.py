@@ -93,7 +93,7 @@ class Sending(State):
             self._high_water, self._low_water = HIGH_WATER, LOW_WATER
         else:
             super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
-        self._flush_at = min(FLUSH_AT, self._high_water)
+        self._flush_at = int(min(FLUSH_AT, self._high_water))  # limits may be fractions
 
     def writelines(self, list_of_data: Any) -> None:
         """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
@@ -188,7 +188,7 @@ class Sending(State):
         """Have libuv send what the kernel has not taken."""
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
         # before, so that the protocol is resumed as soon as no more than that is left.
-        above = len(rest) - self._low_water
+        above = len(rest) - int(self._low_water)
         portion = min(PORTION, above) if above > 0 else len(rest)
         self._rest = rest[portion:]
         self._writing = True
