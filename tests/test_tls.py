@@ -582,3 +582,31 @@ async def test_what_programs_look_for_inside_is_there(contexts):
         assert inside._transport.get_protocol() is inside
         assert inside._state is asyncio.sslproto.SSLProtocolState.WRAPPED
         assert inside._incoming.pending == inside._outgoing.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (asyncio.sslproto.SSLProtocol, "_do_read"),
+        (asyncio.sslproto.SSLProtocol, "_process_outgoing"),
+        (asyncio.sslproto._SSLProtocolTransport, "write"),
+        (ssl.SSLObject, "read"),
+        (ssl.SSLObject, "write"),
+    ],
+)
+async def test_a_tool_that_replaces_a_method_sees_each_call(contexts, monkeypatch, owner, method):
+    calls = []
+    original = getattr(owner, method)
+
+    def seen(self, *arguments):
+        calls.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, method, seen)
+    protocol = Log(on_data=lambda data: protocol.transport.write(data))
+    async with Serving(contexts, protocol) as peer:
+        inside = protocol.transport._ssl_protocol
+        before = len(calls)
+        await peer.send(peer.encrypted(b"x"))
+        assert await peer.receive(1) == b"x"
+        assert {inside, protocol.transport, inside._sslobj} & set(calls[before:])

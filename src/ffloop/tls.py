@@ -13,6 +13,7 @@ else there is goes asyncio's way. What costs there what it need not:
 
 from asyncio import sslproto
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 RECORD_SIZE = 16 * 1024
@@ -22,6 +23,23 @@ ENCRYPTED_SIZE = 5 + RECORD_SIZE + 2048
 """Bytes that such a record takes at most, with its header (RFC 5246, section 6.2.3): of as many, one is whole."""
 
 WRAPPED = sslproto.SSLProtocolState.WRAPPED
+
+PASSED_BY = (
+    "get_buffer",
+    "buffer_updated",
+    "_get_app_transport",
+    "_do_read",
+    "_do_read__copied",
+    "_do_read__buffered",
+    "_write_appdata",
+    "_do_write",
+    "_process_outgoing",
+    "_control_app_writing",
+    "_control_ssl_reading",
+    "_get_read_buffer_size",
+    "_get_write_buffer_size",
+)
+"""Methods of asyncio's protocol that ours replaces, or does not always call."""
 
 
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
@@ -214,3 +232,21 @@ class SSLProtocol(sslproto.SSLProtocol):
             # The other side has said that this is all.
             self._call_eof_received()
             self._start_shutdown()
+
+
+def protocol_class() -> type[sslproto.SSLProtocol]:
+    """Return the class for a new connection: asyncio's, when a tool has replaced anything that ours would pass by."""
+    ssl = sslproto.ssl  # type: ignore[attr-defined]
+    is_fit = (
+        SSLProtocol.__base__ is sslproto.SSLProtocol
+        and _SSLProtocolTransport.__base__ is sslproto._SSLProtocolTransport
+        and ssl is not None
+        and _are_from(sslproto, sslproto.SSLProtocol, PASSED_BY)
+        and _are_from(sslproto, sslproto._SSLProtocolTransport, ("write",))
+        and _are_from(ssl, ssl.SSLObject, ("read", "write", "pending"))
+    )
+    return SSLProtocol if is_fit else sslproto.SSLProtocol
+
+
+def _are_from(module: ModuleType, owner: type, names: tuple[str, ...]) -> bool:
+    return all(getattr(getattr(owner, name), "__globals__", None) is vars(module) for name in names)
