@@ -65,6 +65,8 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
         except sslproto.SSLAgainErrors:
             count = 0
         except Exception as exc:
+            protocol._write_backlog.append(data)  # it counts as not sent until the connection is lost
+            protocol._write_buffer_size += len(data)
             protocol._fatal_error(exc, "Fatal error on SSL protocol")
             return
         if count < len(data):
