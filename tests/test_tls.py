@@ -186,3 +186,427 @@ async def test_start_tls_refuses_what_it_cannot_upgrade(contexts):
         await loop.start_tls(None, None, None)
     with pytest.raises(TypeError, match="is not supported by start_tls"):
         await loop.start_tls(asyncio.Transport(), asyncio.Protocol(), contexts[0])
+
+
+class Peer:
+    """A client that is in charge of its records: what is one, what goes in one piece, what is broken."""
+
+    def __init__(self, context):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+
+    async def connect(self, server):
+        self.loop = asyncio.get_running_loop()
+        self.sock = socket.socket()
+        self.sock.setblocking(False)
+        await self.loop.sock_connect(self.sock, server.sockets[0].getsockname())
+        await self._do(self.tls.do_handshake)
+        return self
+
+    async def _do(self, call, *arguments):
+        while True:
+            try:
+                result = call(*arguments)
+                await self.send(self.outgoing.read())
+                return result
+            except ssl.SSLWantReadError:
+                await self.send(self.outgoing.read())
+                self.incoming.write(await asyncio.wait_for(self.loop.sock_recv(self.sock, 1 << 16), 10))
+
+    def encrypted(self, data):
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def goodbye(self):
+        with pytest.raises(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self.outgoing.read()
+
+    async def send(self, data):
+        await self.loop.sock_sendall(self.sock, data)
+
+    async def receive(self, size):
+        received = b""
+        while len(received) < size:
+            data = await self._do(self.tls.read, size - len(received))
+            assert data
+            received += data
+        return received
+
+
+class Log(asyncio.Protocol):
+    """Notes what it is told. `on_data` is called with what has come."""
+
+    def __init__(self, on_data=None):
+        self.told = []
+        self.on_data = on_data
+        self.made = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.made.set_result(transport)
+
+    def data_received(self, data):
+        assert type(data) is bytes
+        self.told.append(data)
+        if self.on_data is not None:
+            self.on_data(data)
+
+    def eof_received(self):
+        self.told.append("eof")
+
+    def pause_writing(self):
+        self.told.append("pause")
+
+    def resume_writing(self):
+        self.told.append("resume")
+
+    def connection_lost(self, exc):
+        self.told.append(exc)
+        self.lost.set_result(exc)
+
+    @property
+    def received(self):
+        return b"".join(each for each in self.told if isinstance(each, bytes))
+
+
+class BufferLog(Log, asyncio.BufferedProtocol):
+    """The same, with a buffer."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.buffer = buffer
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.told.append(bytes(self.buffer[:nbytes]))
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class Serving:
+    """A server of one protocol, and the peer that has connected to it."""
+
+    def __init__(self, contexts, protocol):
+        self.contexts, self.protocol = contexts, protocol
+
+    async def __aenter__(self):
+        loop = asyncio.get_running_loop()
+        self.server = await loop.create_server(lambda: self.protocol, "127.0.0.1", 0, ssl=self.contexts[0])
+        self.peer = await Peer(self.contexts[1]).connect(self.server)
+        await self.protocol.made
+        return self.peer
+
+    async def __aexit__(self, *exc):
+        self.peer.sock.close()
+        await asyncio.wait_for(self.protocol.lost, 10)
+        self.server.close()
+        await asyncio.sleep(0.02)
+
+
+SIZES = [1, 1000, 16383, 16384, 16385, 32768, 100_000, 300_000, 2, 16384, 5]
+
+
+async def test_records_of_all_sizes_arrive_in_order_whatever_the_pieces(contexts, no_leaks):
+    protocol = Log()
+    sent = [bytes([n]) * size for n, size in enumerate(SIZES)]
+    async with Serving(contexts, protocol) as peer:
+        stream = b"".join(map(peer.encrypted, sent))
+        for piece in 1, 4, 5, 6, 17_000, 70_000, len(stream):
+            await peer.send(stream[:piece])
+            stream = stream[piece:]
+            await asyncio.sleep(0.002)
+        await until(lambda: len(protocol.received) == sum(SIZES))
+    assert protocol.received == b"".join(sent)
+
+
+async def test_what_came_in_one_piece_is_received_as_one(contexts):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"first") + peer.encrypted(b"second") + peer.encrypted(b"x" * 20_000))
+        await until(lambda: protocol.told)
+    assert protocol.told[0] == b"firstsecond" + b"x" * 20_000
+
+
+async def test_what_is_written_of_any_type_and_size_arrives_in_order(contexts, no_leaks):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        expected = b""
+        for n, size in enumerate(SIZES):
+            data = bytes([n]) * size
+            protocol.transport.write([data, bytearray(data), memoryview(data)][n % 3])
+            protocol.transport.write(b"")
+            protocol.transport.writelines([data, b"-"])
+            expected += data + data + b"-"
+        assert await peer.receive(len(expected)) == expected
+        with pytest.raises(TypeError, match="expecting a bytes-like instance, got str"):
+            protocol.transport.write("text")
+
+
+@pytest.mark.parametrize("size", [1, 1000, 16384, 30_000, 1 << 20])
+async def test_a_buffered_protocol_gets_all_in_portions_of_its_buffer(contexts, no_leaks, size):
+    protocol = BufferLog(memoryview(bytearray(size)))
+    data = bytes(range(256)) * 400
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(data[: 3 * size]) + peer.encrypted(data[:1]))
+        await until(lambda: len(protocol.received) == len(data[: 3 * size]) + 1)
+    assert protocol.received == data[: 3 * size] + data[:1]
+    assert all(len(each) <= size for each in protocol.told if isinstance(each, bytes))
+
+
+@pytest.mark.asyncio(loop_factories=["ffloop"])
+async def test_a_buffer_need_not_be_a_view(contexts):
+    # asyncio reads what follows the first record into a copy of the rest of it, which nobody sees.
+    protocol = BufferLog(bytearray(100_000))
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"first") + peer.encrypted(b"second"))
+        await until(lambda: len(protocol.received) == 11)
+    assert protocol.received == b"firstsecond"
+
+
+async def test_a_protocol_that_is_switched_to_gets_what_comes_next(contexts):
+    second, third = BufferLog(memoryview(bytearray(1000))), Log()
+    protocol = Log(on_data=lambda data: protocol.transport.set_protocol(second))
+    second.buffer_updated = lambda n: (
+        second.told.append(bytes(second.buffer[:n])),
+        protocol.transport.set_protocol(third),
+    )
+    async with Serving(contexts, protocol) as peer:
+        for protocol_now, data in (protocol, b"1"), (second, b"2"), (third, b"3"), (third, b"4"):
+            await peer.send(peer.encrypted(data))
+            await until(lambda now=protocol_now, data=data: now.told and now.told[-1] == data)
+        assert protocol.transport.get_protocol() is third
+        peer.sock.close()
+        await third.lost
+        protocol.lost.set_result(None)
+    assert protocol.told == [b"1"]
+
+
+async def test_nothing_is_delivered_while_reading_is_paused_and_all_of_it_later(contexts):
+    protocol = Log(on_data=lambda data: protocol.transport.pause_reading())
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"1"))
+        await until(lambda: protocol.told)
+        assert not protocol.transport.is_reading()
+        for _ in range(3):
+            await peer.send(peer.encrypted(b"2" * 20_000))
+            await asyncio.sleep(0.01)
+        assert protocol.told == [b"1"]
+        protocol.transport.write(b"still here")
+        assert await peer.receive(10) == b"still here"
+        protocol.on_data = None
+        protocol.transport.resume_reading()
+        await until(lambda: len(protocol.received) == 60_001)
+
+
+async def test_a_peer_that_does_not_read_pauses_the_writer_and_resumes_it(contexts, no_leaks):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        written = 0
+        while "pause" not in protocol.told:
+            protocol.transport.write(b"x" * 300_000)
+            written += 300_000
+            assert written < 100_000_000
+        assert protocol.transport.get_write_buffer_size() > 0
+        received = asyncio.ensure_future(peer.receive(written + 4))
+        await until(lambda: "resume" in protocol.told)
+        protocol.transport.write(b"last")
+        assert (await received)[-5:] == b"xlast"
+        assert protocol.told == ["pause", "resume"]
+
+
+async def test_a_limit_of_nothing_pauses_and_resumes_with_each_write(contexts):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        protocol.transport.set_write_buffer_limits(high=0)
+        told = [*protocol.told]
+        for _ in range(3):
+            protocol.transport.write(b"x")
+            told.append("pause" if told[-1:] != ["pause"] else "resume")
+        assert protocol.told == told
+        await peer.send(peer.encrypted(b"y"))
+        await until(lambda: b"y" in protocol.told)
+        await asyncio.sleep(0)
+        assert [each for each in protocol.told if each != b"y"] == [*told, "resume" if told[-1] == "pause" else "pause"]
+
+
+async def test_data_and_the_end_in_one_piece_are_told_in_this_order(contexts, no_leaks):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"a" * 40_000) + peer.encrypted(b"b") + peer.goodbye())
+        await until(lambda: "eof" in protocol.told)
+        peer.sock.close()
+        await protocol.lost
+        protocol.transport.write(b"too late")
+    assert protocol.told == [b"a" * 40_000 + b"b", "eof", None]
+
+
+async def test_close_sends_what_was_written_and_says_goodbye(contexts, no_leaks):
+    protocol = Log(on_data=lambda data: (protocol.transport.write(data * 3), protocol.transport.close()))
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"12" * 10_000))
+        assert await peer.receive(60_000) == b"12" * 30_000
+        assert await peer._do(peer.tls.read, 1) == b""
+        await peer.send(peer.goodbye() if peer.tls.pending() else b"")
+    assert protocol.told[-1] is None or isinstance(protocol.told[-1], ConnectionError)
+
+
+async def test_a_record_that_was_tampered_with_ends_the_connection(contexts, no_leaks):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        record = bytearray(peer.encrypted(b"genuine"))
+        record[-1] ^= 1
+        await peer.send(record)
+        assert isinstance(await asyncio.wait_for(protocol.lost, 10), ssl.SSLError)
+    assert protocol.received == b""
+
+
+async def test_an_error_in_the_protocol_ends_the_connection(contexts, no_leaks):
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    protocol = Log(on_data=lambda data: 1 / 0)
+    async with Serving(contexts, protocol) as peer:
+        await peer.send(peer.encrypted(b"x"))
+        assert isinstance(await asyncio.wait_for(protocol.lost, 10), ZeroDivisionError)
+    assert [context["message"] for context in told] == ["Fatal error on SSL protocol"]
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_both_versions_echo(version):
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    server.maximum_version = server.minimum_version = ssl.TLSVersion[version]
+    protocol = Log(on_data=lambda data: protocol.transport.write(data))
+    async with Serving((server, client), protocol) as peer:
+        for size in SIZES:
+            await peer.send(peer.encrypted(b"x" * size))
+            assert await peer.receive(size) == b"x" * size
+        assert protocol.transport.get_extra_info("ssl_object").version() == version.replace("_", ".")
+
+
+async def test_a_certificate_that_is_asked_for_after_the_handshake_is_sent_by_a_client_that_only_reads():
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    for context in server, client:
+        authority.issue_cert("localhost").configure_cert(context)
+        authority.configure_trust(context)
+    client.post_handshake_auth = True
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.post_handshake_auth = True
+    asked = Log()
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: asked, "127.0.0.1", 0, ssl=server) as serving:
+        transport, protocol = await loop.create_connection(
+            Log, *serving.sockets[0].getsockname(), ssl=client, server_hostname="localhost"
+        )
+        tls = (await asked.made).get_extra_info("ssl_object")
+        assert not tls.getpeercert()
+        tls.verify_client_post_handshake()
+        asked.transport.write(b"who are you?")
+        await until(lambda: protocol.received)
+        await until(lambda: tls.getpeercert())
+        asked.transport.write(b"welcome")
+        await until(lambda: protocol.received == b"who are you?welcome")
+        transport.close()
+        await asyncio.wait_for(asyncio.gather(asked.lost, protocol.lost), 10)
+
+
+async def test_tls_within_tls(contexts, no_leaks):
+    server_side, client_side = contexts
+
+    async def serve(reader, writer):
+        assert await reader.readexactly(5) == b"inner"
+        writer.write(b"ok")
+        await writer.start_tls(server_side)
+        writer.write(await reader.readexactly(200_000))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_side) as server:
+        host, port = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port, ssl=client_side, server_hostname="localhost")
+        writer.write(b"inner")
+        assert await reader.readexactly(2) == b"ok"
+        await writer.start_tls(client_side, server_hostname="localhost")
+        writer.write(b"x" * 200_000)
+        assert await reader.readexactly(200_000) == b"x" * 200_000
+        writer.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_an_ssl_object_of_the_programs_own_has_its_say(contexts):
+    calls = []
+
+    class Counting(ssl.SSLObject):
+        def read(self, *args):
+            calls.append("read")
+            return super().read(*args)
+
+        def write(self, data):
+            calls.append("write")
+            return super().write(data)
+
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    server.sslobject_class = Counting
+    protocol = Log(on_data=lambda data: protocol.transport.write(data))
+    async with Serving((server, client), protocol) as peer:
+        calls.clear()
+        await peer.send(peer.encrypted(b"x"))
+        assert await peer.receive(1) == b"x"
+        assert {"read", "write"} <= set(calls)
+        assert type(protocol.transport._ssl_protocol._sslobj) is Counting
+
+
+async def test_what_programs_look_for_inside_is_there(contexts):
+    protocol = Log()
+    async with Serving(contexts, protocol):
+        inside = protocol.transport._ssl_protocol
+        assert isinstance(protocol.transport, asyncio.sslproto._SSLProtocolTransport)
+        assert type(protocol.transport).__name__ == "_SSLProtocolTransport"
+        assert inside._sslobj is protocol.transport.get_extra_info("ssl_object")
+        assert inside._sslcontext is contexts[0]
+        assert inside._app_transport is protocol.transport
+        assert inside._app_protocol is protocol
+        assert inside._transport.get_protocol() is inside
+        assert inside._state is asyncio.sslproto.SSLProtocolState.WRAPPED
+        assert inside._incoming.pending == inside._outgoing.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (asyncio.sslproto.SSLProtocol, "_do_read"),
+        (asyncio.sslproto.SSLProtocol, "_process_outgoing"),
+        (asyncio.sslproto._SSLProtocolTransport, "write"),
+        (ssl.SSLObject, "read"),
+        (ssl.SSLObject, "write"),
+    ],
+)
+async def test_a_tool_that_replaces_a_method_sees_each_call(contexts, monkeypatch, owner, method):
+    calls = []
+    original = getattr(owner, method)
+
+    def seen(self, *arguments):
+        calls.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, method, seen)
+    protocol = Log(on_data=lambda data: protocol.transport.write(data))
+    async with Serving(contexts, protocol) as peer:
+        inside = protocol.transport._ssl_protocol
+        before = len(calls)
+        await peer.send(peer.encrypted(b"x"))
+        assert await peer.receive(1) == b"x"
+        assert {inside, protocol.transport, inside._sslobj} & set(calls[before:])

@@ -17,7 +17,7 @@ from . import uv
 from .resolver import known_addresses
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
-from .tls import SSLProtocol
+from .tls import protocol_class
 from .transports import StreamTransport, Tcp
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Connections(Servers):
         context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
         """Return the transport of a TLS session on the descriptor of `rawsock`, which is detached."""
-        ssl_protocol = SSLProtocol(
+        ssl_protocol: Any = protocol_class()(
             self,
             protocol,
             sslcontext,  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ class Connections(Servers):
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter: asyncio.Future[None] = self.create_future()
-        ssl_protocol = SSLProtocol(
+        ssl_protocol: Any = protocol_class()(
             self,
             protocol,
             sslcontext,

@@ -1,42 +1,203 @@
 """TLS: `asyncio.sslproto` with fewer steps per record.
 
-What lives here is the protocol between a stream transport and the program's protocol, as far as it differs from
-asyncio's; all of its states, timeouts and errors are asyncio's. Two things cost there what they need not:
+What lives here is the protocol between a stream transport and the program's protocol, and the program's transport, as
+far as they differ from asyncio's; all of the states, timeouts and errors are asyncio's. Shorter is what runs while
+nothing but records pass: the handshake is over, nobody shuts down, nobody is paused, nothing waits to be sent. Whatever
+else there is goes asyncio's way. What costs there what it need not:
 
 * Each read offers OpenSSL 256 KiB, which the allocator maps and unmaps, though no record holds more than 16 KiB.
-* The end of what has come is found by reading once more, which raises. It can be asked for beforehand: nothing is
-  left in the BIO, nothing in OpenSSL.
+* The end of what has come is found by reading once more, which raises. It can be asked for beforehand.
+* Reads and writes pass through methods of `ssl.SSLObject`, which only pass them on.
+* After each read and each write both sides' flow control looks at sizes that cannot have changed.
 """
 
 from asyncio import sslproto
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 RECORD_SIZE = 16 * 1024
 """Bytes that a TLS record holds at most (RFC 8446, section 5.1); a read never gives more."""
+
+ENCRYPTED_SIZE = 5 + RECORD_SIZE + 2048
+"""Bytes that such a record takes at most, with its header (RFC 5246, section 6.2.3): of as many, one is whole."""
+
+WRAPPED = sslproto.SSLProtocolState.WRAPPED
+
+PASSED_BY = (
+    "get_buffer",
+    "buffer_updated",
+    "_get_app_transport",
+    "_do_read",
+    "_do_read__copied",
+    "_do_read__buffered",
+    "_write_appdata",
+    "_do_write",
+    "_process_outgoing",
+    "_control_app_writing",
+    "_control_ssl_reading",
+    "_get_read_buffer_size",
+    "_get_write_buffer_size",
+)
+"""Methods of asyncio's protocol that ours replaces, or does not always call."""
+
+
+class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
+    """`asyncio.sslproto._SSLProtocolTransport`, whose `write` takes no detours."""
+
+    _ssl_protocol: Any
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt `data` and send it. See `asyncio.Transport.write`."""
+        protocol = self._ssl_protocol
+        if (
+            data.__class__ is not bytes
+            or not data
+            or protocol is None
+            or protocol._state is not WRAPPED
+            or protocol._ssl_writing_paused
+            or protocol._write_backlog
+        ):
+            super().write(data)
+            return
+        try:
+            count = protocol._encrypt(data)
+        except sslproto.SSLAgainErrors:
+            count = 0
+        except Exception as exc:
+            protocol._write_backlog.append(data)  # it counts as not sent until the connection is lost
+            protocol._write_buffer_size += len(data)
+            protocol._fatal_error(exc, "Fatal error on SSL protocol")
+            return
+        if count < len(data):
+            super().write(data[count:])
+            return
+        try:
+            protocol._transport.write(protocol._outgoing.read())
+            if protocol._app_writing_paused or not protocol._outgoing_high_water:
+                protocol._control_app_writing()
+        except Exception as exc:
+            protocol._fatal_error(exc, "Fatal error on SSL protocol")
 
 
 class SSLProtocol(sslproto.SSLProtocol):
     """`asyncio.sslproto.SSLProtocol`, shorter where records pass."""
 
-    _sslobj: Any
+    if not TYPE_CHECKING:
+        # CPython looks up attributes quickly in a dictionary of 30 at most. There would be more.
+        __slots__ = (
+            "_app_protocol",
+            "_app_protocol_is_buffer",
+            "_app_reading_paused",
+            "_app_writing_paused",
+            "_decrypt",
+            "_decrypted",
+            "_encrypt",
+            "_incoming",
+            "_incoming_high_water",
+            "_outgoing",
+            "_outgoing_high_water",
+            "_ssl_buffer_view",
+            "_ssl_object",
+            "_ssl_reading_paused",
+            "_ssl_writing_paused",
+            "_state",
+            "_transport",
+            "_write_backlog",
+        )
+
+    _loop: Any
+    _state: Any
+    _transport: Any
     _incoming: Any
+    _outgoing: Any
+    _incoming_high_water: int
+    _outgoing_high_water: int
     _app_protocol: Any
+    _app_protocol_get_buffer: Callable[[int], Any]
+    _app_protocol_buffer_updated: Callable[[int], None]
+    _app_protocol_is_buffer: bool
+    _app_reading_paused: bool
+    _app_writing_paused: bool
+    _ssl_reading_paused: bool
+    _ssl_buffer_view: memoryview
     _call_eof_received: Callable[[], None]
     _start_shutdown: Callable[[], None]
+    _do_write: Callable[[], None]
+    _process_outgoing: Callable[[], None]
+    _control_ssl_reading: Callable[[], None]
+
+    # Whoever replaces it, as tests do, replaces what is called.
+    @property
+    def _sslobj(self) -> Any:
+        return self._ssl_object
+
+    @_sslobj.setter
+    def _sslobj(self, sslobj: Any) -> None:
+        self._ssl_object = sslobj
+        # A class of the program's own (`SSLContext.sslobject_class`) has its say in everything.
+        plain = sslobj.__class__ is sslproto.ssl.SSLObject  # type: ignore[attr-defined]
+        direct = sslobj._sslobj if plain else sslobj
+        self._decrypt: Callable[..., Any] = direct.read
+        self._decrypted: Callable[[], int] = direct.pending
+        self._encrypt: Callable[[Any], int] = direct.write
+
+    def _get_app_transport(self) -> Any:
+        if self._app_transport is None:
+            if self._app_transport_created:
+                raise RuntimeError("Creating _SSLProtocolTransport twice")
+            self._app_transport = _SSLProtocolTransport(self._loop, self)
+            self._app_transport_created = True
+        return self._app_transport
+
+    def get_buffer(self, n: int) -> memoryview:
+        """Return what the stream transport is to fill."""
+        return self._ssl_buffer_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Deal with `nbytes` that have come."""
+        if self._state is not WRAPPED:
+            super().buffer_updated(nbytes)
+            return
+        self._incoming.write(self._ssl_buffer_view[:nbytes])
+        self._do_read()
+
+    def _do_read(self) -> None:
+        if self._state is not WRAPPED or self._app_reading_paused:
+            super()._do_read()  # type: ignore[misc]
+            return
+        try:
+            if self._app_protocol_is_buffer:
+                self._do_read__buffered()
+            else:
+                self._do_read__copied()
+            if self._write_backlog:
+                self._do_write()
+            elif self._outgoing.pending or self._app_writing_paused or not self._outgoing_high_water:
+                self._process_outgoing()
+            if self._ssl_reading_paused or self._incoming.pending >= self._incoming_high_water:
+                self._control_ssl_reading()
+        except Exception as exc:
+            self._fatal_error(exc, "Fatal error on SSL protocol")
 
     def _do_read__copied(self) -> None:
-        read = self._sslobj.read
-        incoming, pending = self._incoming, self._sslobj.pending
+        read = self._decrypt
+        incoming, pending = self._incoming, self._decrypted
         chunk = b""
         chunks = None
         try:
             first = chunk = read(RECORD_SIZE)
-            while chunk and (incoming.pending or pending()):
-                chunk = read(RECORD_SIZE)
-                if chunks is None:
-                    chunks = [first]
-                chunks.append(chunk)
+            # Less than it was offered: then OpenSSL has nothing left.
+            if chunk and (incoming.pending or (len(chunk) == RECORD_SIZE and pending())):
+                chunks = [first]
+                for _ in range(incoming.pending // ENCRYPTED_SIZE):  # so many are whole: nobody need ask
+                    chunk = read(RECORD_SIZE)
+                    chunks.append(chunk)
+                    if not chunk:
+                        break
+                while chunk and (incoming.pending or pending()):
+                    chunk = read(RECORD_SIZE)
+                    chunks.append(chunk)
         except sslproto.SSLAgainErrors:
             if not chunk:
                 return  # not even one whole record
@@ -48,3 +209,46 @@ class SSLProtocol(sslproto.SSLProtocol):
             # The other side has said that this is all.
             self._call_eof_received()
             self._start_shutdown()
+
+    def _do_read__buffered(self) -> None:
+        read = self._decrypt
+        incoming, pending = self._incoming, self._decrypted
+        buffer = self._app_protocol_get_buffer(incoming.pending)
+        wants = len(buffer)
+        offset = 0
+        count = 1
+        try:
+            count = offset = read(wants, buffer)
+            if count and offset < wants and (incoming.pending or pending()):
+                view = memoryview(buffer)  # a slice of anything else would be a copy
+                while count and offset < wants and (incoming.pending or pending()):
+                    count = read(wants - offset, view[offset:])
+                    offset += count
+        except sslproto.SSLAgainErrors:
+            pass
+        if offset == wants and count:
+            self._loop.call_soon(self._do_read)
+        if offset:
+            self._app_protocol_buffer_updated(offset)
+        if not count:
+            # The other side has said that this is all.
+            self._call_eof_received()
+            self._start_shutdown()
+
+
+def protocol_class() -> type[sslproto.SSLProtocol]:
+    """Return the class for a new connection: asyncio's, when a tool has replaced anything that ours would pass by."""
+    ssl = sslproto.ssl  # type: ignore[attr-defined]
+    is_fit = (
+        SSLProtocol.__base__ is sslproto.SSLProtocol
+        and _SSLProtocolTransport.__base__ is sslproto._SSLProtocolTransport
+        and ssl is not None
+        and _are_from(sslproto, sslproto.SSLProtocol, PASSED_BY)
+        and _are_from(sslproto, sslproto._SSLProtocolTransport, ("write",))
+        and _are_from(ssl, ssl.SSLObject, ("read", "write", "pending"))
+    )
+    return SSLProtocol if is_fit else sslproto.SSLProtocol
+
+
+def _are_from(module: ModuleType, owner: type, names: tuple[str, ...]) -> bool:
+    return all(getattr(getattr(owner, name), "__globals__", None) is vars(module) for name in names)

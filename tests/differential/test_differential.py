@@ -7,13 +7,16 @@ has a few, the same ones every time.
 import asyncio
 import os
 import socket
+import ssl
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import ffloop
+from ffloop.tls import protocol_class
 
-from . import scheduling, streams
+from . import scheduling, streams, tls
 from .world import observe
 
 HUNT = int(os.environ.get("FFLOOP_DIFFERENTIAL", "0"))
@@ -190,3 +193,25 @@ def test_programs_that_write_to_the_end_run_alike(program):
 @examples(150)
 def test_programs_of_everything_run_alike(program):
     run_alike(program)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def contexts():
+    trustme = pytest.importorskip("trustme", reason="it needs cryptography, of which PyPy has no wheel")
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
+@examples(150)
+@given(seed=st.integers(0, 1 << 32), version=st.sampled_from([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]))
+def test_tls_says_and_sends_what_asyncios_own_does(contexts, seed, version):
+    contexts[0].maximum_version = version
+    assert protocol_class() is not asyncio.sslproto.SSLProtocol
+    theirs = tls.play(asyncio.sslproto.SSLProtocol, contexts, seed)
+    assert tls.play(protocol_class(), contexts, seed) == theirs
