@@ -1,12 +1,17 @@
 import asyncio
+import contextvars
 import errno
 import gc
+import logging
+import os
+import resource
 import socket
 import sys
 import weakref
 
 import pytest
 
+import ffloop
 from ffloop.connections import interleave_families
 
 from .conftest import free_port
@@ -268,3 +273,314 @@ class Told(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.made.set_result(transport)
+
+
+# To the address of a literal, which is a shorter way in ffloop
+
+
+def has_ipv6():
+    with socket.socket(socket.AF_INET6) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::0001"])
+async def test_a_connection_has_its_names_and_its_socket(no_leaks, host):
+    if ":" in host and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    loop = asyncio.get_running_loop()
+    made = loop.create_future()
+    server = await loop.create_server(lambda: Told(made), host, 0)
+    port = server.sockets[0].getsockname()[1]
+    transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+    accepted = await made
+    sock = transport.get_extra_info("socket")
+    assert transport.get_extra_info("peername") == sock.getpeername() == accepted.get_extra_info("sockname")
+    assert transport.get_extra_info("sockname") == sock.getsockname() == accepted.get_extra_info("peername")
+    assert sock.family == (socket.AF_INET6 if ":" in host else socket.AF_INET)
+    assert (sock.type, sock.proto) == (socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    assert not os.get_blocking(sock.fileno())
+    assert not os.get_inheritable(sock.fileno())
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    transport.close()
+    accepted.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_peers_name_is_whom_it_has_reached_and_not_whom_it_asked_for():
+    server = await listening()
+    port = server.sockets[0].getsockname()[1]
+    _, writer = await asyncio.open_connection("0.0.0.0", port)
+    assert writer.get_extra_info("peername") == ("127.0.0.1", port)
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_what_connection_made_schedules_runs_before_connecting_returns():
+    loop = asyncio.get_running_loop()
+    log = []
+
+    class Client(asyncio.Protocol):
+        def __init__(self):
+            log.append(("made", asyncio.current_task() is task))
+
+        def connection_made(self, transport):
+            log.append(("connected", asyncio.current_task()))
+            loop.call_soon(log.append, "soon")
+            self.task = loop.create_task(later())
+
+    async def later():
+        log.append("task")
+
+    async def connect():
+        transport, _ = await loop.create_connection(Client, *server.sockets[0].getsockname())
+        log.append("returned")
+        transport.close()
+
+    server = await listening()
+    task = loop.create_task(connect())
+    await task
+    assert log == [("made", True), ("connected", None), "soon", "task", "returned"]
+    server.close()
+    await server.wait_closed()
+
+
+async def test_both_ends_in_one_loop_are_told_in_the_order_that_asyncio_has(no_leaks):
+    loop = asyncio.get_running_loop()
+    log = []
+
+    class Named(asyncio.Protocol):
+        def __init__(self, name):
+            self.name = name
+            log.append(f"{name} made")
+
+        def connection_made(self, transport):
+            self.transport = transport
+            log.append(f"{self.name} connected")
+
+        def connection_lost(self, exc):
+            self.transport.close()
+
+    server = await loop.create_server(lambda: Named("server"), "127.0.0.1", 0)
+    transport, _ = await loop.create_connection(lambda: Named("client"), *server.sockets[0].getsockname())
+    assert log == ["server made", "client made", "server connected", "client connected"]
+    transport.close()
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0.01)
+
+
+async def test_the_factory_sets_what_connection_made_sees_as_it_does_in_asyncio(no_leaks):
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    class Client(asyncio.Protocol):
+        def __init__(self):
+            variable.set("factory")
+
+        def connection_made(self, transport):
+            seen.append(variable.get())
+            variable.set("connected")
+
+        def connection_lost(self, exc):
+            seen.append(variable.get())
+
+    async def connect():
+        variable.set("task")
+        transport, _ = await loop.create_connection(Client, *server.sockets[0].getsockname())
+        seen.append(variable.get())
+        transport.close()
+        await asyncio.sleep(0.01)
+
+    loop = asyncio.get_running_loop()
+    server = await listening()
+    await loop.create_task(connect())
+    assert seen[:2] == ["task" if sys.version_info >= (3, 15) else "factory", "factory"]
+    if isinstance(loop, ffloop.Loop):  # one context for all callbacks, as on the newest version
+        assert seen[2] == "connected"
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(7))
+async def test_whoever_is_cancelled_on_the_way_leaves_no_descriptor_behind(no_leaks, turns):
+    loop = asyncio.get_running_loop()
+    told = []
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport):
+            told.append("made")
+
+        def connection_lost(self, exc):
+            told.append(exc)
+
+    async with await listening() as server:
+        task = loop.create_task(loop.create_connection(Client, *server.sockets[0].getsockname()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            assert told == ["made"]
+            task.result()[0].close()
+        await asyncio.sleep(0.01)
+        assert told in ([], ["made", None])
+
+
+async def test_a_coroutine_that_is_dropped_on_the_way_leaves_no_descriptor_behind(no_leaks):
+    loop = asyncio.get_running_loop()
+    async with await listening() as server:
+        connecting = loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+        connecting.send(None)
+        connecting.close()
+
+
+async def test_a_factory_that_raises_leaves_nothing_open(no_leaks):
+    loop = asyncio.get_running_loop()
+    async with await listening() as server:
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await loop.create_connection(lambda: 1 / 0, *server.sockets[0].getsockname())
+    await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_has_to_wait_is_made_at_last(no_leaks):
+    loop = asyncio.get_running_loop()
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(2)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        connecting = loop.create_task(loop.create_connection(asyncio.Protocol, *address))
+        await asyncio.sleep(0.05)
+        assert not connecting.done()
+        full.settimeout(10)
+        accepted = []
+        while not connecting.done():
+            accepted.append(await loop.run_in_executor(None, full.accept))
+            await asyncio.wait([connecting], timeout=0.05)
+        transport, _ = await connecting
+        assert transport.get_extra_info("peername") == address
+        assert transport.get_extra_info("sockname") == transport.get_extra_info("socket").getsockname()
+        transport.close()
+        for sock in (*fillers, *(connection for connection, _ in accepted)):
+            sock.close()
+    await asyncio.sleep(0.01)
+
+
+@ffloop_only
+async def test_all_errors_are_a_group_for_a_single_address_too(no_leaks):
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ExceptionGroup, match="create_connection failed") as caught:
+        await loop.create_connection(asyncio.Protocol, "127.0.0.1", free_port(), all_errors=True)
+    assert [type(error) for error in caught.value.exceptions] == [ConnectionRefusedError]
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+async def test_a_port_that_is_none_is_refused(no_leaks, port):
+    with pytest.raises(OverflowError, match="port must be 0-65535"):
+        await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", port)
+
+
+async def test_without_descriptors_the_systems_error_is_raised(no_leaks):
+    loop = asyncio.get_running_loop()
+    server = await listening()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    server.close()
+    await server.wait_closed()
+
+
+async def test_in_debug_mode_a_connection_is_logged(caplog):
+    loop = asyncio.get_running_loop()
+    server = await listening()
+    host, port = server.sockets[0].getsockname()
+    loop.set_debug(True)
+    with caplog.at_level(logging.DEBUG, "asyncio"):
+        transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+    loop.set_debug(False)
+    lines = [line for line in caplog.messages if f" connected to 127.0.0.1:{port}: (<" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"<asyncio.TransportSocket fd={transport.get_extra_info('socket').fileno()}, ")
+    transport.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("name", ["sock_connect", "_create_connection_transport", "_make_socket_transport"])
+@pytest.mark.parametrize("where", ["loop", "class", "subclass"])
+def test_whoever_replaces_a_part_of_connecting_is_asked(loop, monkeypatch, name, where):
+    cls = type(loop)
+    own = getattr(cls, name)
+    asked = []
+
+    def theirs(self, *args, **kwargs):
+        asked.append(name)
+        return own(self, *args, **kwargs)
+
+    if where == "loop":
+        monkeypatch.setattr(loop, name, lambda *args, **kwargs: theirs(loop, *args, **kwargs), raising=False)
+    elif where == "class":
+        monkeypatch.setattr(cls, name, theirs)
+    else:
+        subclass = type("Theirs", (cls,), {name: theirs})
+        loop.close()
+        loop = subclass()
+
+    async def main():
+        server = await listening()
+        asked.clear()
+        transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+        assert asked[:1] == [name]
+        transport.close()
+        server.close()
+
+    loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+@pytest.mark.parametrize("what", ["class", "connect"])
+async def test_whoever_replaces_the_socket_module_s_parts_is_asked(monkeypatch, what):
+    loop = asyncio.get_running_loop()
+    server = await listening()
+    asked = []
+
+    class Theirs(socket.socket):
+        def connect(self, address):
+            asked.append(address)
+            return super().connect(address)
+
+    def connect(self, address):
+        asked.append(address)
+        return real(self, address)
+
+    real = socket.SocketType.connect
+    if what == "class":
+        monkeypatch.setattr(socket, "socket", Theirs)
+    else:
+        monkeypatch.setattr(socket.socket, "connect", connect, raising=False)
+    address = server.sockets[0].getsockname()
+    transport, _ = await loop.create_connection(asyncio.Protocol, *address)
+    monkeypatch.undo()
+    assert asked == [address]
+    transport.close()
+    server.close()
+    await server.wait_closed()

@@ -7,6 +7,7 @@ polls that are left out while there is enough to do, and the C types themselves.
 import asyncio
 import collections
 import contextvars
+import errno
 import heapq
 import os
 import platform
@@ -23,6 +24,7 @@ import weakref
 import pytest
 
 import ffloop
+from ffloop import sockets
 from ffloop.speed import accelerator
 
 from .conftest import collect
@@ -1225,3 +1227,122 @@ gc.collect()
 
 def test_a_transport_that_is_taken_apart_crashes_nothing():
     assert python(ENDPOINTS_TAKEN_APART).split() == ["True"] + 3 * ["failed"]
+
+
+@pytest.mark.skipif(not hasattr(accelerator, "connect"), reason="no SOCK_NONBLOCK here")
+def test_connect_gives_what_the_socket_module_gives_and_fails_as_it_does():
+    def info(address, family=socket.AF_INET):
+        return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for way in accelerator.connect, sockets.connect_bare:
+            fd, own, peer = way(*info(server.getsockname()))
+            with socket.socket(fileno=fd) as connected:
+                assert (connected.family, connected.type, connected.proto) == info(None)[:3]
+                assert not os.get_blocking(fd)
+                assert not os.get_inheritable(fd)
+                assert (own, peer) == (connected.getsockname(), connected.getpeername())
+        free = socket.socket()
+        free.bind(("127.0.0.1", 0))
+        for way in accelerator.connect, sockets.connect_bare:
+            fd, own, peer = way(*info(free.getsockname()))
+            with socket.socket(fileno=fd) as refused:
+                assert (own, peer) == (None, None)
+                assert refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        failures = []
+        for way in accelerator.connect, sockets.connect_bare:
+            for wrong in info(("255.255.255.255", 1)), (socket.AF_INET, 1000, 6, "", ("127.0.0.1", 1)):
+                with pytest.raises(OSError) as caught:  # noqa: PT011
+                    way(*wrong)
+                failures.append((type(caught.value), str(caught.value)))
+        assert failures[:2] == failures[2:]
+        free.close()
+    before = len(os.listdir("/proc/self/fd"))
+    for wrong in ("127.0.0.1", ("host", 1), ("127.0.0.1", 65536), ("127.0.0.1", -1), ("127.0.0.1", 1.5), (b"x", 1), ()):
+        with pytest.raises((TypeError, ValueError)):
+            accelerator.connect(*info(wrong))
+    with pytest.raises(ValueError, match="not the address of a literal"):
+        accelerator.connect(*info(("127.0.0.1", 1, 0, 0), socket.AF_INET6))
+    with pytest.raises(TypeError):
+        accelerator.connect("2", 1, 6, "", ("127.0.0.1", 1))
+    with pytest.raises(TypeError):
+        accelerator.connect(2, 1, 6, ("127.0.0.1", 1))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+AUDITED = """
+import asyncio, os, socket, sys
+import ffloop
+
+def look(sock, address):
+    print(sock.fileno() >= 0, sock.family, address == there)
+
+def refuse(sock, address):
+    raise PermissionError("refused by the hook")
+
+def close(sock, address):
+    sock.close()
+
+hook = there = None
+sys.addaudithook(lambda event, arguments: event == "socket.connect" and hook(*arguments))
+
+async def main():
+    global hook, there
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    there = server.sockets[0].getsockname()
+    hook = look
+    transport, _ = await loop.create_connection(asyncio.Protocol, *there)
+    print(transport.get_extra_info("socket").getpeername() == there)
+    before = len(os.listdir("/proc/self/fd"))
+    for hook in refuse, close:
+        try:
+            await loop.create_connection(asyncio.Protocol, *there)
+        except OSError as exc:
+            print(exc)
+    print(len(os.listdir("/proc/self/fd")) == before)
+    transport.close()
+    server.close()
+    await server.wait_closed()
+
+ffloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="PyPy has no audit hooks")
+def test_audit_hooks_are_told_of_a_connection_and_may_refuse_it():
+    expected = ["True 2 True", "True", "refused by the hook", "[Errno 9] Bad file descriptor", "True"]
+    for pure in "", "1":
+        assert python(AUDITED, FFLOOP_PURE=pure).splitlines() == expected
+
+
+UNCLOSED = """
+import asyncio, socket, sys, warnings
+import ffloop
+
+warnings.simplefilter("error")
+sys.unraisablehook = lambda told: print(str(told.object).split()[:2], str(told.err_msg).split()[:7], told.exc_type)
+
+async def main():
+    left, right = socket.socketpair()
+    with right:
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=left)
+        transport.pause_reading()
+        await asyncio.sleep(0)
+        try:
+            raise KeyError
+        except KeyError:
+            del transport
+        right.settimeout(10)
+        print(right.recv(1))
+
+ffloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython counts references")
+def test_an_unclosed_transport_is_told_of_and_closed_the_same_at_both_speeds():
+    slow, fast = python(UNCLOSED, FFLOOP_PURE="1"), python(UNCLOSED, FFLOOP_PURE="")
+    assert "PureStreamTransport.__del__" in slow
+    assert slow.splitlines()[1:] == ["b''"]
+    assert fast == slow

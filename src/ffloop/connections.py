@@ -7,25 +7,37 @@ import asyncio
 import contextvars
 import itertools
 import socket
+import sys
 import weakref
+from asyncio import BaseEventLoop
 from asyncio.log import logger
 from asyncio.streams import StreamReaderProtocol
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .resolver import known_addresses
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
-from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
+from .sockets import INTERNET, NONBLOCK, Sockets, check_ssl_socket, connect, name_of, two_turns
+from .speed import accelerator
 from .tls import protocol_class
 from .transports import StreamTransport, Tcp
+from .turns import if_from
 
 if TYPE_CHECKING:
     import ssl as ssl_module
 
 
-NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
-"""What makes a socket that does not block, where that needs no second call."""
+CONTEXT_FIRST = sys.version_info >= (3, 15)
+"""Whether a protocol is made when its context is there, which what its factory sets does not reach then."""
+
+_functions_of = attrgetter(
+    "sock_connect.__func__",
+    "_connect_any.__func__",
+    "_create_connection_transport.__func__",
+    "_make_socket_transport.__func__",
+)
 
 family_of: Any = socket.SocketType.family.__get__
 """The family as a number: `socket.socket.family` looks its name up each time."""
@@ -33,6 +45,19 @@ family_of: Any = socket.SocketType.family.__get__
 
 class Connections(Servers):
     """The part of the loop that makes connections."""
+
+    if accelerator is None:
+
+        @property
+        def _overridden(self) -> bool:
+            """Whether the loop itself has something in the place of a method that makes connections.
+
+            Asked of the methods: its dictionary is made by whoever looks into it, and slower than none.
+            """
+            try:
+                return bool(_functions_of(self) != (_SOCK_CONNECT, _CONNECT_ANY, _CREATE_TRANSPORT, _MAKE_TRANSPORT))
+            except AttributeError:  # it is no method
+                return True
 
     def _make_socket_transport(
         self,
@@ -142,25 +167,75 @@ class Connections(Servers):
         if sock is not None:
             check_ssl_socket(sock)
         ours = sock is None
+        known = None
         if host is not None or port is not None:
             if sock is not None:
                 raise ValueError("host/port and sock can not be specified at the same time")
             if happy_eyeballs_delay is not None and interleave is None:
                 interleave = 1
-            sock = await self._connect_any(
-                (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
-            )
+            if (
+                host.__class__ is str
+                and port.__class__ is int
+                and not (ssl or all_errors)
+                and local_addr is None
+                and happy_eyeballs_delay is None
+                and is_all_own(self)
+            ):
+                known = known_addresses(host, port, family, socket.SOCK_STREAM, proto)
+            if known is None:
+                sock = await self._connect_any(
+                    (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
+                )
         elif sock is None:
             raise ValueError("host and port was not specified and no sock specified")
         elif sock.type != socket.SOCK_STREAM:
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
-        transport, protocol = await self._connect_protocol(
-            sock, ours, protocol_factory, ssl, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout
-        )
+        if known is not None:
+            # The common case, in which nobody needs a socket object. Written out: each coroutine on the way costs
+            # a fiftieth of the whole.
+            fd, sockname, peername = connect(*known[0])
+            try:
+                if peername is not None:
+                    self._uv.may_skip = 0
+                    await two_turns()
+                else:
+                    sockname, peername = await self._until_named(fd, *known[0])
+                context = contextvars.copy_context() if CONTEXT_FIRST else None
+                protocol = protocol_factory()
+                stream = Tcp(self._uv, fd, True)
+            except BaseException:
+                socket.close(fd)
+                raise
+            facts = {"sockname": sockname, "peername": peername}
+            transport = self._make_stream_transport(fd, stream, protocol, None, facts, None, context)
+            try:
+                await two_turns()  # connection_made() is called in the first
+            except BaseException:
+                transport.close()
+                raise
+        else:
+            transport, protocol = await self._connect_protocol(
+                sock,  # type: ignore[arg-type]
+                ours,
+                protocol_factory,
+                ssl,
+                server_hostname,
+                ssl_handshake_timeout,
+                ssl_shutdown_timeout,
+            )
         if self._debug:
             connected = transport.get_extra_info("socket")
             logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
         return transport, protocol
+
+    async def _until_named(self, fd: int, family: int, kind: int, proto: int, _: str, address: Any) -> tuple[Any, Any]:
+        """Wait until `fd` is connected to `address`; return its own name, and its peer's."""
+        sock = socket.SocketType(family, kind, proto, fd)
+        try:
+            await self._until_connected(sock, address)
+            return name_of(sock.getsockname), name_of(sock.getpeername)
+        finally:
+            sock.detach()
 
     async def _connect_protocol(
         self,
@@ -366,6 +441,28 @@ class Connections(Servers):
                     late.close()
             errors.extend(itertools.chain.from_iterable(by_address))
         return winner
+
+
+_SOCKET, _SOCKET_CONNECT = socket.socket, socket.SocketType.connect
+
+_SOCK_CONNECT = Sockets.sock_connect
+_CONNECT_ANY = Connections._connect_any
+_CREATE_TRANSPORT = if_from(asyncio.base_events, BaseEventLoop._create_connection_transport)  # type: ignore[attr-defined]
+_MAKE_TRANSPORT = Connections._make_socket_transport
+
+
+def is_all_own(loop: Any) -> bool:
+    """Return whether making a connection is all ours: a part of it that a program has replaced wants to be asked."""
+    cls = loop.__class__
+    return (
+        cls.sock_connect is _SOCK_CONNECT
+        and cls._connect_any is _CONNECT_ANY
+        and cls._create_connection_transport is _CREATE_TRANSPORT
+        and cls._make_socket_transport is _MAKE_TRANSPORT
+        and socket.socket is _SOCKET
+        and _SOCKET.connect is _SOCKET_CONNECT
+        and not loop._overridden
+    )
 
 
 def interleave_families(infos: Sequence[Any], first: int) -> list[Any]:

@@ -3,12 +3,12 @@
 Each tries the call first and waits only when it would block.
 """
 
-import asyncio
 import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from .readers import Readers
@@ -25,6 +25,9 @@ receive: Callable[[int, int], bytes | None] | None = getattr(accelerator, "recei
 """`socket.recv` for a descriptor, with None for what is a `BlockingIOError` there."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
+
+NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
+"""What makes a socket that does not block, where that needs no second call."""
 
 UNDER_WAY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS, errno.EALREADY, errno.EINTR}
 """The errors of connect() that are a `BlockingIOError` or an `InterruptedError`: it goes on by itself."""
@@ -97,25 +100,23 @@ class Sockets(Readers):
     async def _connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to `address`, in which there is no name to resolve."""
         if type(sock).connect is socket.SocketType.connect:
-            # The usual answer is no failure, and would be an exception.
-            failure = sock.connect_ex(address)
-            if failure and failure not in UNDER_WAY:
-                raise OSError(failure, os.strerror(failure))
+            under_way = _begin(sock, address)
         else:
-            failure = errno.EINPROGRESS
+            under_way = True
             with contextlib.suppress(BlockingIOError, InterruptedError):
                 sock.connect(address)  # a program's own
-                failure = 0
-        if not failure:
+                under_way = False
+        if not under_way:
             return
         if name_of(sock.getpeername) is not None:
-            # On this machine a peer has answered by now, whatever connect() says. Who connects comes back no sooner
-            # than after a poll all the same: a server in this loop has accepted the connection by then.
-            connected: asyncio.Future[None] = self.create_future()
-            self.call_soon(_wake, connected)
+            # On this machine a peer has answered by now, whatever connect() says.
             self._uv.may_skip = 0
-            await connected
-            return
+            await two_turns()
+        else:
+            await self._until_connected(sock, address)
+
+    async def _until_connected(self, sock: socket.SocketType, address: Any) -> None:
+        """Wait for a connect() that is under way, and raise what it has failed with."""
         await self._writable(sock)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
@@ -152,7 +153,7 @@ class Sockets(Readers):
             self._stop_waiting(fd, future)
             raise
 
-    async def _writable(self, sock: socket.socket) -> None:
+    async def _writable(self, sock: socket.SocketType) -> None:
         """Wait until `sock` can be written to."""
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
@@ -170,9 +171,44 @@ def check_ssl_socket(sock: Any) -> None:
         raise TypeError("Socket cannot be of type SSLSocket")
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+@types.coroutine
+def two_turns() -> Generator[None, None, None]:
+    """Wait as long as for a future that a callback of the next turn sets, without either.
+
+    Who connects comes back no sooner, even if there is nothing to wait for: after a poll, if none may be skipped, a
+    server in this loop has accepted the connection by then.
+    """
+    yield
+    yield
+
+
+def connect_bare(family: int, kind: int, proto: int, _: str, address: Any) -> tuple[int, Any, Any]:
+    """Connect a new socket to what `getaddrinfo` says of a literal; return its descriptor, its name, its peer's name.
+
+    Both names are None for as long as nobody has answered. Raises `OSError`.
+    """
+    sock = socket.SocketType(family, kind | NONBLOCK, proto)
+    try:
+        if not NONBLOCK:
+            sock.setblocking(False)
+        _begin(sock, address)
+        peername = name_of(sock.getpeername)
+        sockname = None if peername is None else name_of(sock.getsockname)
+    except BaseException:
+        sock.close()
+        raise
+    return sock.detach(), sockname, peername
+
+
+connect: Callable[[int, int, int, str, Any], tuple[int, Any, Any]] = getattr(accelerator, "connect", connect_bare)
+
+
+def _begin(sock: socket.SocketType, address: Any) -> bool:
+    """Call connect() and return whether it is under way; the usual answer is no failure, and would be an exception."""
+    failure = sock.connect_ex(address)
+    if failure and failure not in UNDER_WAY:
+        raise OSError(failure, os.strerror(failure))
+    return failure != 0
 
 
 def name_of(ask: Callable[[], Any]) -> Any:

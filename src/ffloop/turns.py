@@ -25,13 +25,13 @@ FEW_TIMERS = 100
 """So many timers may be there, cancelled or not, before anybody counts which are (asyncio's own number)."""
 
 
-def _if_from(module: ModuleType, function: Any) -> Any:
+def if_from(module: ModuleType, function: Any) -> Any:
     """Return `function` if it is the module's own, and not what a tool had put in its place before; else None."""
     return function if getattr(function, "__globals__", None) is vars(module) else None
 
 
-HANDLE_RUN = _if_from(asyncio.events, Handle._run)
-BASE_RUN_ONCE = _if_from(asyncio.base_events, BaseEventLoop._run_once)  # type: ignore[attr-defined]
+HANDLE_RUN = if_from(asyncio.events, Handle._run)
+BASE_RUN_ONCE = if_from(asyncio.base_events, BaseEventLoop._run_once)  # type: ignore[attr-defined]
 
 
 def _function(method: object) -> object:

@@ -104,17 +104,18 @@ typedef struct {
   /* Names of methods, interned. */
 #define NAMES(name)                                                                                                        \
   name(addr, "addr") name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")               \
-  name(call_connection_lost, "_call_connection_lost")                                                                     \
-  name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
-  name(call_soon_threadsafe, "call_soon_threadsafe") name(cancelled, "_cancelled")                                         \
-  name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
-  name(data_received, "data_received") name(datagram_received, "datagram_received") name(detach, "_detach")                \
-  name(drop, "_drop") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush")                       \
-  name(get_buffer, "get_buffer") name(join, "join") name(maybe_pause, "_maybe_pause_protocol") name(name_of, "name")       \
-  name(peername, "peername") name(receive, "_receive") name(send_now, "_send_now") name(set_aside, "_set_aside")           \
-  name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
-  name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(select, "select") name(take_aim, "_take_aim") name(time, "time")                                                    \
+  name(call_connection_lost, "_call_connection_lost") name(call_exception_handler, "call_exception_handler")               \
+  name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")           \
+  name(cancelled, "_cancelled") name(connect_any, "_connect_any") name(connection_lost, "connection_lost")                 \
+  name(connection_made, "connection_made") name(context, "context")                                                        \
+  name(create_connection_transport, "_create_connection_transport") name(data_received, "data_received")                   \
+  name(datagram_received, "datagram_received") name(del, "__del__") name(detach, "_detach") name(drop, "_drop")            \
+  name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush") name(get_buffer, "get_buffer")            \
+  name(join, "join") name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")      \
+  name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
+  name(receive, "_receive") name(run, "_run") name(run_once, "_run_once") name(select, "select")                           \
+  name(send_now, "_send_now") name(set_aside, "_set_aside") name(sock_connect, "sock_connect") name(sockname, "sockname")  \
+  name(start_reading, "_start_reading") name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(time, "time") \
   name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
@@ -294,6 +295,7 @@ int stream_flush(State *state, PyObject *transport);
 int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
 int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
+void connection_finalize(PyObject *transport);
 extern PyMethodDef connection_methods[CONNECTION_METHODS];
 
 /* datagram.c: the datagram transport, per datagram. */

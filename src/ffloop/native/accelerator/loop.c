@@ -16,7 +16,8 @@ enum {
   PLAIN_EVENTS = 16, /* _process_events() */
   PLAIN_SOON = 32,   /* BaseEventLoop's call_soon() and call_soon_threadsafe(), which ours stand in front of */
   PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
-  PLAIN_ALL = 127
+  PLAIN_ALL = 127,
+  PLAIN_CONNECT = 128 /* what makes connections, on the loop itself: what the class has connections.py sees */
 };
 
 /* While callbacks are ready, so many ns may pass without a look at the sockets, or MOST_SKIPPED turns. */
@@ -94,6 +95,10 @@ int loop_set_attribute(PyObject *object, PyObject *name, PyObject *value) {
     {state->str_time, PLAIN_TIME},         {state->str_call_at, PLAIN_CALL_AT},
     {state->str_run_once, PLAIN_TURN},     {state->str_process_events, PLAIN_EVENTS},
     {state->str_write_to_self, PLAIN_WAKE},
+    {state->str_connect_any, PLAIN_CONNECT},
+    {state->str_create_connection_transport, PLAIN_CONNECT},
+    {state->str_make_socket_transport, PLAIN_CONNECT},
+    {state->str_sock_connect, PLAIN_CONNECT},
   };
   size_t i;
 
@@ -723,7 +728,13 @@ static PyMemberDef members[] = {
   {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *is_overridden(EventLoop *self, void *unused) {
+  (void) unused;
+  return PyBool_FromLong(self->replaced & PLAIN_CONNECT);
+}
+
 static PyGetSetDef properties[] = {
+  {"_overridden", (getter) is_overridden, NULL, NULL, NULL},
   {"_ready", (getter) get_ready, (setter) set_ready, NULL, NULL},
   {NULL, NULL, NULL, NULL, NULL},
 };

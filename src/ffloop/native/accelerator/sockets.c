@@ -1,6 +1,6 @@
-/* Two calls on sockets that the socket module makes with more than is needed.
+/* Three calls on sockets that the socket module makes with more than is needed.
  *
- * Accepting: the descriptor and both names in one call, where Python makes an object first, which asks for the name once by itself.
+ * Accepting, connecting: the descriptor and both names in one call, where Python makes an object first, which is only taken apart.
  * Receiving: "nothing yet" is an answer here, and no exception; it is the first one that each wait begins with.
  */
 #ifndef _GNU_SOURCE
@@ -136,10 +136,150 @@ static PyObject *accept_one(PyObject *module, PyObject *listening) {
   return result;
 }
 
+/* Where a connection goes: what the socket module reads out of the address of a literal. Returns the length, 0 with an exception. */
+static socklen_t parse_address(long family, PyObject *address, Address *parsed) {
+  const char *host;
+  int port;
+  unsigned flow = 0, scope = 0;
+
+  memset(parsed, 0, sizeof *parsed);
+  if (!PyTuple_Check(address)) {
+    PyErr_SetString(PyExc_TypeError, "an address is a tuple");
+    return 0;
+  }
+  if (!PyArg_ParseTuple(address, "si|II", &host, &port, &flow, &scope))
+    return 0;
+  if (port >= 0 && port <= 0xffff) {
+    if (family == AF_INET && inet_pton(AF_INET, host, &parsed->ipv4.sin_addr) == 1) {
+      parsed->ipv4.sin_family = AF_INET;
+      parsed->ipv4.sin_port = htons((uint16_t) port);
+      return sizeof parsed->ipv4;
+    }
+    if (family == AF_INET6 && inet_pton(AF_INET6, host, &parsed->ipv6.sin6_addr) == 1) {
+      parsed->ipv6.sin6_family = AF_INET6;
+      parsed->ipv6.sin6_port = htons((uint16_t) port);
+      parsed->ipv6.sin6_flowinfo = htonl(flow);
+      parsed->ipv6.sin6_scope_id = scope;
+      return sizeof parsed->ipv6;
+    }
+  }
+  PyErr_SetString(PyExc_ValueError, "not the address of a literal");
+  return 0;
+}
+
+/* A new socket, and the object on it, which nobody but an audit hook asks for. */
+typedef struct {
+  int fd;
+  PyObject *const *arguments; /* family, kind, proto */
+  PyObject *object;
+} Audited;
+
+/* For Py_BuildValue: a new reference. */
+static PyObject *as_object(void *of) {
+  Audited *audited = of;
+  PyObject *type = import_from("socket", "SocketType");
+
+  if (type != NULL)
+    audited->object = PyObject_CallFunction(type, "OOOi", audited->arguments[0], audited->arguments[1], audited->arguments[2],
+                                            audited->fd);
+  Py_XDECREF(type);
+  return Py_XNewRef(audited->object);
+}
+
+/* Tells audit hooks what the socket module tells them. They get the socket: *fd is -1 when one has taken the descriptor away. */
+static int audit(int *fd, PyObject *const *args) {
+  Audited audited = {*fd, args, NULL};
+  int status = PySys_Audit("socket.connect", "O&O", as_object, &audited, args[4]);
+
+  if (audited.object != NULL) {
+    PyObject *exception = status < 0 ? take_exception() : NULL;
+    PyObject *left = PyObject_CallMethod(audited.object, "detach", NULL);
+
+    *fd = left != NULL ? (int) PyLong_AsLong(left) : -1;
+    Py_XDECREF(left);
+    Py_DECREF(audited.object);
+    if (PyErr_Occurred()) /* of detach(), which has no reason to */
+      status = -1;
+    if (exception != NULL) {
+      PyErr_SetObject((PyObject *) Py_TYPE(exception), exception);
+      Py_DECREF(exception);
+    }
+  }
+  return status;
+}
+
+/* The own name of a connection to `peer`, whose name is `address`: most have the same host, and share it. */
+static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *address) {
+  if (own->any.sa_family == AF_INET && own->ipv4.sin_addr.s_addr == peer->ipv4.sin_addr.s_addr)
+    return Py_BuildValue("(Oi)", PyTuple_GET_ITEM(address, 0), (int) ntohs(own->ipv4.sin_port));
+  return address_of(own);
+}
+
+/* (family, kind, proto, canonical name, address), as getaddrinfo() says of a literal -> (fd, own name, peer's name); the names are None for
+ * as long as nobody has answered. Nothing here waits: the GIL is kept. */
+static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  Address wanted, own, peer;
+  socklen_t length, own_length = sizeof own, peer_length = sizeof peer;
+  long numbers[3];
+  PyObject *own_name = NULL, *peer_name = NULL, *result = NULL;
+  int fd, i;
+
+  (void) module;
+  if (nargs != 5) {
+    PyErr_SetString(PyExc_TypeError, "connect() takes the five parts of what getaddrinfo() says");
+    return NULL;
+  }
+  for (i = 0; i < 3; i++) {
+    numbers[i] = PyLong_AsLong(args[i]);
+    if (numbers[i] == -1 && PyErr_Occurred())
+      return NULL;
+  }
+  length = parse_address(numbers[0], args[4], &wanted);
+  if (length == 0)
+    return NULL;
+  fd = socket((int) numbers[0], (int) numbers[1] | SOCK_NONBLOCK | SOCK_CLOEXEC, (int) numbers[2]);
+  if (fd < 0)
+    return PyErr_SetFromErrno(PyExc_OSError);
+  if (audit(&fd, args) < 0)
+    goto failed;
+  if (connect(fd, &wanted.any, length) != 0 && errno != EINPROGRESS && errno != EAGAIN && errno != EALREADY && errno != EINTR) {
+    PyErr_SetFromErrno(PyExc_OSError);
+    goto failed;
+  }
+  if (getpeername(fd, &peer.any, &peer_length) != 0) {
+    peer_name = Py_NewRef(Py_None);
+    own_name = Py_NewRef(Py_None);
+  } else {
+    /* An IPv4 address has one notation, and is what it says it is, with the exception of 0.0.0.0. */
+    int same = numbers[0] == AF_INET && peer.ipv4.sin_addr.s_addr == wanted.ipv4.sin_addr.s_addr;
+
+    peer_name = same ? Py_NewRef(args[4]) : address_of(&peer);
+    if (getsockname(fd, &own.any, &own_length) != 0)
+      own_name = Py_NewRef(Py_None);
+    else if (peer_name != NULL)
+      own_name = same ? own_name_of(&own, &peer, peer_name) : address_of(&own);
+  }
+  if (own_name != NULL && peer_name != NULL)
+    result = Py_BuildValue("(iOO)", fd, own_name, peer_name);
+  Py_XDECREF(own_name);
+  Py_XDECREF(peer_name);
+  if (result != NULL)
+    return result;
+failed:
+  if (fd >= 0)
+    close(fd);
+  return NULL;
+}
+
+#define CONNECT                                                                                                                      \
+  {"connect", (PyCFunction) (void (*)(void)) connect_one, METH_FASTCALL,                                                             \
+   "connect($module, family, kind, proto, name, address, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
+
 #define ACCEPT                                                                                                                       \
   {"accept", accept_one, METH_O, "accept($module, fd, /)\n--\n\nAccept a connection: its descriptor, its own name, and its peer's."},
 #else
 #define ACCEPT
+#define CONNECT
 #endif
 
-PyMethodDef socket_functions[] = {ACCEPT RECEIVE{NULL, NULL, 0, NULL}};
+PyMethodDef socket_functions[] = {ACCEPT CONNECT RECEIVE{NULL, NULL, 0, NULL}};

@@ -545,6 +545,7 @@ int stream_add_type(PyObject *module, State *state) {
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
     {Py_tp_dealloc, dealloc},
+    {Py_tp_finalize, connection_finalize},
     {0, NULL},
   };
   PyType_Spec spec = {"ffloop._speed.Stream", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
