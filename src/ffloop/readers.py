@@ -9,24 +9,26 @@ import selectors
 import weakref
 from asyncio import Handle
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import uv
 from .core import Core
+from .speed import accelerator
 from .uv import ONCE, READABLE, WRITABLE
 
 Waiting = Handle | asyncio.Future[None]
 WaitingT = TypeVar("WaitingT", bound=Waiting)
 
 
-class Watch:
+class PureWatch:
     """Who waits for one descriptor: a handle for as long as it is there, a future for a single time.
 
     While nobody does, it is kept for the next one who will: setting it up costs more than all the rest. What it is
     kept for is a number, which may stand for another file by then.
     """
 
-    __slots__ = ("_loop", "_once", "_started", "fd", "fileobj", "poll", "reader", "silent", "waited", "writer")
+    if not TYPE_CHECKING:
+        __slots__ = ()  # Watch below says where the attributes are
 
     def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
         self._loop = loop
@@ -74,7 +76,7 @@ class Watch:
             self._once = once
             self._started = True
 
-    def _on_ready(self, status: int, events: int) -> None:
+    def _serve(self, status: int, events: int) -> None:
         """Serve those who wait, among whom there is a handle."""
         reader, writer = self.reader, self.writer
         if reader is not None and events & READABLE:
@@ -89,7 +91,7 @@ class Watch:
             else:
                 self._end(writer, self._loop._remove_writer)
 
-    def _on_ready_once(self, status: int, events: int) -> None:
+    def _serve_once(self, status: int, events: int) -> None:
         """Serve those who wait, futures alone."""
         # The kernel watches no more: whoever has not been served yet needs a new start.
         self.silent = True
@@ -117,6 +119,30 @@ class Watch:
         remove(self.fd)
         if not isinstance(waiting, Handle) and not waiting.done():
             waiting.set_result(None)
+
+    # The accelerator has versions of these two, which leave to the above what is not the usual case.
+    _on_ready = _serve
+    _on_ready_once = _serve_once
+
+
+_OWN = ("_loop", "_once", "_started", "fd", "poll")
+
+if TYPE_CHECKING:
+    Watch = PureWatch
+
+elif accelerator is not None:
+
+    class Watch(accelerator.Watch, PureWatch):
+        """`PureWatch`, with what runs per event in C."""
+
+        __slots__ = _OWN
+
+else:
+
+    class Watch(PureWatch):
+        """`PureWatch`, with its attributes."""
+
+        __slots__ = (*_OWN, "fileobj", "reader", "silent", "waited", "writer")
 
 
 class Readers(Core):

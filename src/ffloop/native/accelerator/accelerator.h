@@ -63,6 +63,7 @@ typedef struct {
   PyTypeObject *ready_type;
   PyTypeObject *queue_type;
   PyTypeObject *loop_type;
+  PyTypeObject *watch_type;
   PyTypeObject *stream_type;
   PyTypeObject *tcp_type; /* NULL where there is none */
 
@@ -101,12 +102,12 @@ typedef struct {
   name(call_exception_handler, "call_exception_handler") name(call_later, "call_later") name(call_soon, "call_soon")       \
   name(call_soon_threadsafe, "call_soon_threadsafe") name(cancelled, "_cancelled")                                         \
   name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
-  name(data_received, "data_received") name(detach, "_detach") name(drop, "_drop") name(enter, "_enter")                   \
+  name(data_received, "data_received") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(enter, "_enter")                   \
   name(eof_received, "eof_received") name(flush, "_flush") name(get_buffer, "get_buffer") name(join, "join")               \
   name(maybe_pause, "_maybe_pause_protocol") name(peername, "peername") name(receive, "_receive")                          \
   name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
   name(monotonic, "monotonic") name(process_events, "_process_events") name(run, "_run") name(run_once, "_run_once")       \
-  name(select, "select") name(time, "time")                                                       \
+  name(select, "select") name(serve, "_serve") name(serve_once, "_serve_once") name(set_result, "set_result") name(time, "time")                                                 \
   name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
@@ -239,6 +240,9 @@ uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
 int tcp_read_stop(State *state, PyObject *tcp);
 int tcp_close(State *state, PyObject *tcp);
+
+/* watch.c: the watch of a descriptor, when it is ready. */
+extern PyType_Spec watch_spec;
 
 /* sockets.c: accept() where the system has accept4(), receive() where a single call can be made not to wait. */
 extern PyMethodDef socket_functions[];
