@@ -1,7 +1,7 @@
 /* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback, per packet and per connection.
  *
- * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py), or, as Tcp,
- * a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the Python
+ * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py, readers.py),
+ * or, as Tcp, a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the Python
  * class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
  * that there is one state and not two.
  *
