@@ -1346,3 +1346,81 @@ def test_an_unclosed_transport_is_told_of_and_closed_the_same_at_both_speeds():
     assert "PureStreamTransport.__del__" in slow
     assert slow.splitlines()[1:] == ["b''"]
     assert fast == slow
+
+
+def test_readers_run_as_whoever_has_replaced_the_way_handles_run_wants(loop, monkeypatch):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    real, ran = asyncio.Handle._run, []
+
+    def run(handle):
+        ran.append(handle._callback)
+        real(handle)
+
+    def read():
+        if left.recv(1) == b"b":
+            loop.stop()
+
+    loop.add_reader(left, read)
+    right.send(b"a")
+    loop.call_later(0.01, monkeypatch.setattr, asyncio.Handle, "_run", run)
+    loop.call_later(0.02, right.send, b"b")
+    loop.run_forever()
+    assert ran.count(read) == 1
+    monkeypatch.setattr(asyncio.Handle, "_run", real)
+    right.send(b"b")
+    loop.run_forever()
+    assert ran.count(read) == 1
+    loop.remove_reader(left)
+    left.close()
+    right.close()
+
+
+def test_a_reader_of_another_class_than_asyncios_runs_too(loop):
+    class Reader(asyncio.Handle):
+        def _run(self):
+            ran.append(self)
+            super()._run()
+
+    ran = []
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    loop._add_reader(left.fileno(), loop.stop)
+    if isinstance(loop, ffloop.Loop):
+        reader = loop._set_reader(left.fileno(), Reader(loop.stop, (), loop))
+        right.send(b"x")
+        loop.run_forever()
+        assert ran == [reader]
+    loop.remove_reader(left)
+    left.close()
+    right.close()
+
+
+def test_a_loop_that_is_dropped_with_watches_leaves_no_garbage():
+    def watch_and_drop():
+        loop = ffloop.new_event_loop()
+        left, right = socket.socketpair()
+        for sock in left, right:
+            sock.setblocking(False)
+        receiving = loop.create_task(loop.sock_recv(left, 1))
+        loop.add_reader(right, Mark())
+        loop.run_until_complete(asyncio.sleep(0))
+        receiving.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        left.close()
+        right.close()
+        return weakref.ref(loop)
+
+    class Mark:
+        def __call__(self):
+            pass
+
+        def __del__(self):
+            gone.append(1)
+
+    gone = []
+    refs = [watch_and_drop() for _ in range(3)]
+    collect()
+    assert [ref() for ref in refs] == [None] * 3
+    assert len(gone) == 3

@@ -95,6 +95,19 @@ class ReadPipeTransport(_Polite, unix_events._UnixReadPipeTransport):  # type: i
 class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type: ignore[misc,name-defined]
     """The writing end of one of them."""
 
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write `data`, bytes-like: at once what the kernel takes, the rest when it can."""
+        # The usual case, in few steps. What the system refuses or does not take at once is asyncio's affair.
+        if data.__class__ is bytes and not self._buffer and not self._closing and not self._conn_lost:
+            try:
+                written = os.write(self._fileno, data)
+            except OSError:
+                written = 0
+            if written == len(data):
+                return
+            data = memoryview(data)[written:]
+        super().write(data)
+
 
 def _maker(kind: Callable[..., Any]) -> Callable[..., Any]:
     def make(

@@ -9,30 +9,33 @@ import selectors
 import weakref
 from asyncio import Handle
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import uv
 from .core import Core
+from .speed import accelerator
 from .uv import ONCE, READABLE, WRITABLE
 
 Waiting = Handle | asyncio.Future[None]
 WaitingT = TypeVar("WaitingT", bound=Waiting)
 
 
-class Watch:
+class PureWatch:
     """Who waits for one descriptor: a handle for as long as it is there, a future for a single time.
 
     While nobody does, it is kept for the next one who will: setting it up costs more than all the rest. What it is
     kept for is a number, which may stand for another file by then.
     """
 
-    __slots__ = ("_loop", "_once", "_started", "fd", "fileobj", "poll", "reader", "silent", "writer")
+    if not TYPE_CHECKING:
+        __slots__ = ()  # Watch below says where the attributes are
 
     def __init__(self, loop: "Readers", fileobj: Any, fd: int) -> None:
         self._loop = loop
         self._once = 0  # all who wait do so for a single time: ONCE, else 0
         self._started = False  # the poll knows who is to be told
         self.silent = True  # no record of the batch under way can be for it
+        self.waited = False  # the last who waited did so for a single time, and were served: nobody waits
         self.fileobj = fileobj
         self.fd = fd
         self.poll = uv.Poll(loop._uv, fd)
@@ -46,13 +49,13 @@ class Watch:
         """Drop what was found ready and not told yet."""
         self.poll.close()
         self.poll = uv.Poll(self._loop._uv, self.fd)
-        self._started = False
+        self._started = self.waited = False
 
     def update(self) -> None:
         """Watch for what is wanted now. Raises `OSError` for a descriptor that cannot be watched."""
         events = 0
         once = ONCE
-        self.silent = False
+        self.silent = self.waited = False
         if self.reader is not None:
             events = READABLE
             if isinstance(self.reader, Handle):
@@ -66,54 +69,80 @@ class Watch:
             self._started = False
             self.poll.stop()
             return
-        self._once = once
-        if self._started:
+        if self._started and once == self._once:
             self.poll.restart(events | once)
         else:
-            self.poll.start(events | once, self._on_ready)
+            self.poll.start(events | once, self._on_ready_once if once else self._on_ready)
+            self._once = once
             self._started = True
 
-    def _on_ready(self, status: int, events: int) -> None:
-        reader = self.reader if events & READABLE else None
-        writer = self.writer if events & WRITABLE else None
-        if self._once:
-            # The kernel watches no more: whoever has not been served yet needs a new start.
-            self.silent = True
-            if reader is not None:
-                self.reader = None
-            if writer is not None:
-                self.writer = None
-            if reader is not None and not reader.done():  # type: ignore[union-attr]
-                reader.set_result(None)  # type: ignore[union-attr]
-            if writer is not None and not writer.done():  # type: ignore[union-attr]
-                writer.set_result(None)  # type: ignore[union-attr]
-            left = self.reader or self.writer
-            if left is None:
-                self.fileobj = None
-                return
-            try:
-                self._loop._start(self)
-            except OSError:
-                # Closed meanwhile. Who is left learns of it from the call that he tries next.
-                if not left.done():  # type: ignore[union-attr]
-                    left.set_result(None)  # type: ignore[union-attr]
-            return
-        if reader is not None:
+    def _serve(self, status: int, events: int) -> None:
+        """Serve those who wait, among whom there is a handle."""
+        reader, writer = self.reader, self.writer
+        if reader is not None and events & READABLE:
             if isinstance(reader, Handle) and not reader._cancelled:
                 reader._run()
             else:
                 self._end(reader, self._loop._remove_reader)
         # Unless the reader has removed it meanwhile, as it can where both wait in the ready queue.
-        if writer is not None and self.writer is writer and not self.poll.closed:
+        if writer is not None and events & WRITABLE and self.writer is writer and not self.poll.closed:
             if isinstance(writer, Handle) and not writer._cancelled:
                 writer._run()
             else:
                 self._end(writer, self._loop._remove_writer)
 
+    def _serve_once(self, status: int, events: int) -> None:
+        """Serve those who wait, futures alone."""
+        # The kernel watches no more: whoever has not been served yet needs a new start.
+        self.silent = True
+        if events & READABLE and self.reader is not None:
+            reader, self.reader = self.reader, None
+            if not reader.done():  # type: ignore[union-attr]
+                reader.set_result(None)  # type: ignore[union-attr]
+        if events & WRITABLE and self.writer is not None:
+            writer, self.writer = self.writer, None
+            if not writer.done():  # type: ignore[union-attr]
+                writer.set_result(None)  # type: ignore[union-attr]
+        left = self.reader or self.writer
+        if left is None:
+            self.fileobj = None
+            self.waited = True
+            return
+        try:
+            self._loop._start(self)
+        except OSError:
+            # Closed meanwhile. Who is left learns of it from the call that he tries next.
+            if not left.done():  # type: ignore[union-attr]
+                left.set_result(None)  # type: ignore[union-attr]
+
     def _end(self, waiting: Waiting, remove: Callable[[int], bool]) -> None:
         remove(self.fd)
         if not isinstance(waiting, Handle) and not waiting.done():
             waiting.set_result(None)
+
+    # The accelerator has versions of these two, which leave to the above what is not the usual case.
+    _on_ready = _serve
+    _on_ready_once = _serve_once
+
+
+_OWN = ("_loop", "_once", "_started", "fd", "poll")
+
+if TYPE_CHECKING:
+    Watch = PureWatch
+
+elif accelerator is not None:
+
+    class Watch(accelerator.Watch, PureWatch):
+        """`PureWatch`, with what runs per event in C."""
+
+        __slots__ = _OWN
+
+else:
+
+    class Watch(PureWatch):
+        """`PureWatch`, with its attributes."""
+
+        __slots__ = (*_OWN, "fileobj", "reader", "silent", "waited", "writer")
 
 
 class Readers(Core):
@@ -193,6 +222,31 @@ class Readers(Core):
         if isinstance(replaced, Handle):
             replaced.cancel()
         return writer
+
+    def _when_ready(self, fd: int, events: int) -> "asyncio.Future[None]":
+        """Return a future that is done when `fd` is ready for `events`, one of READABLE and WRITABLE.
+
+        Who does not wait for it any more calls `_stop_waiting`.
+        """
+        if fd in self._transports:
+            self._ensure_fd_no_transport(fd)
+        future: asyncio.Future[None] = self.create_future()
+        watch = self._watches.get(fd)
+        if watch is None or not watch.waited or (not watch.silent and self._uv.dispatching):
+            return self._set_reader(fd, future) if events == READABLE else self._set_writer(fd, future)
+        # The usual case, in few steps: the last who waited did so for a single time, and nobody does now.
+        if events == READABLE:
+            watch.reader = future
+        else:
+            watch.writer = future
+        watch.fileobj = fd
+        watch.waited = watch.silent = False
+        try:
+            watch.poll.restart(events | ONCE)
+        except OSError:
+            self._forget(watch)
+            raise
+        return future
 
     def _stop_waiting(self, fd: int, future: "asyncio.Future[None]") -> None:
         """Let `future` wait no more, unless somebody else has taken its place."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from .sockets import Sockets
 from .transports import StreamTransport
+from .uv import WRITABLE
 
 LARGEST = 1 << 30
 """Bytes asked of one system call at most: on some systems the count must fit an int."""
@@ -38,7 +39,7 @@ class Sendfile(Sockets):
                 transp.resume_reading()
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
-        return await self._send_file(sock, file, offset, count, partial(self._writable, sock))
+        return await self._send_file(sock, file, offset, count, partial(self._until_ready, sock, WRITABLE))
 
     async def _send_file(
         self, sock: socket.socket, file: Any, offset: int, count: int | None, writable: Callable[[], Awaitable[None]]

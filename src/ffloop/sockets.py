@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .readers import Readers
 from .speed import accelerator
+from .uv import READABLE, WRITABLE
 
 try:
     import ssl
@@ -42,11 +43,10 @@ class Sockets(Readers):
         This and the following are
         https://docs.python.org/3/library/asyncio-eventloop.html#working-with-socket-objects-directly.
         """
-        self._check_socket(sock)
         if receive is None or sock.__class__ is not socket.socket or sock.gettimeout() != 0:
             return await self._when_readable(sock, sock.recv, nbytes)
         while (data := receive(sock.fileno(), nbytes)) is None:
-            await self._readable(sock)
+            await self._until_ready(sock, READABLE)
         return data
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
@@ -65,14 +65,17 @@ class Sockets(Readers):
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         """Send all of `data`, bytes-like. When an `OSError` is raised, how much was sent is not known."""
-        self._check_socket(sock)
+        if sock.__class__ is not socket.socket or self._debug:
+            self._check_socket(sock)
         try:
             sent = sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
+        if data.__class__ is bytes and sent == len(data):
+            return
         view = memoryview(data).cast("B")
         while sent < len(view):
-            await self._writable(sock)
+            await self._until_ready(sock, WRITABLE)
             try:
                 sent += sock.send(view[sent:])
             except (BlockingIOError, InterruptedError):
@@ -85,7 +88,7 @@ class Sockets(Readers):
             try:
                 return sock.sendto(data, address)
             except (BlockingIOError, InterruptedError):
-                await self._writable(sock)
+                await self._until_ready(sock, WRITABLE)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect to `address`; a host name in it is resolved first. Raises `OSError`."""
@@ -117,7 +120,7 @@ class Sockets(Readers):
 
     async def _until_connected(self, sock: socket.SocketType, address: Any) -> None:
         """Wait for a connect() that is under way, and raise what it has failed with."""
-        await self._writable(sock)
+        await self._until_ready(sock, WRITABLE)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")
@@ -135,29 +138,19 @@ class Sockets(Readers):
             raise ValueError("the socket must be non-blocking")
 
     async def _when_readable(self, sock: socket.socket, call: Callable[..., T], *args: Any) -> T:
-        self._check_socket(sock)
+        if sock.__class__ is not socket.socket or self._debug:
+            self._check_socket(sock)
         while True:
             try:
                 return call(*args)
             except (BlockingIOError, InterruptedError):
-                await self._readable(sock)
+                pass
+            await self._until_ready(sock, READABLE)
 
-    async def _readable(self, sock: socket.socket) -> None:
-        """Wait until `sock` can be read."""
+    async def _until_ready(self, sock: socket.SocketType, events: int) -> None:
+        """Wait until `sock` can be read or, with WRITABLE, written to."""
         fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        future = self._set_reader(fd, self.create_future())
-        try:
-            await future
-        except BaseException:
-            self._stop_waiting(fd, future)
-            raise
-
-    async def _writable(self, sock: socket.SocketType) -> None:
-        """Wait until `sock` can be written to."""
-        fd = sock.fileno()
-        self._ensure_fd_no_transport(fd)
-        future = self._set_writer(fd, self.create_future())
+        future = self._when_ready(fd, events)
         try:
             await future
         except BaseException:

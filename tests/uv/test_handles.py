@@ -14,11 +14,26 @@ from ffloop import core, transports, uv
 KINDS = ["binding"] if core.Queue is uv.Loop else ["binding", "accelerator"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[*KINDS, *(f"{kind}, watching" for kind in KINDS)])
 def loop(request):
-    loop = core.Queue() if request.param == "accelerator" else uv.Loop()
+    loop = core.Queue() if request.param.startswith("accelerator") else uv.Loop()
+    if request.param.endswith("watching"):
+        watch_for_long(loop)
     yield loop
     loop.close()
+
+
+def watch_for_long(loop):
+    """Have a watched descriptor bring all events of so many turns that the loop expects it to go on like that."""
+    left, right = socket.socketpair()
+    with left, right:
+        right.send(b"x")
+        poll = uv.Poll(loop, left.fileno())
+        poll.start(uv.READABLE, lambda status, events: None)
+        for _ in range(100):
+            loop.poll(1)
+            loop.dispatch()
+        poll.close()
 
 
 def open_tcp(loop, *args, **kwargs):

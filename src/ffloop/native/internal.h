@@ -24,13 +24,20 @@ struct ffloop_loop {
   size_t taken;           /* how many of those came, */
   size_t taken_in_turn;   /* how many came altogether, */
   size_t most;            /* and how many may */
-  int polling;            /* a thread is inside uv_run */
+  uint64_t iterations;    /* how often ffloop_run was called */
+  int polling;            /* a thread is inside ffloop_run */
   int failed;             /* a record could not be stored: UV_ENOMEM */
   int closed;             /* closing has begun */
   int finished;           /* closing is done: the memory can go */
 #ifdef __linux__
-  int poll_set;           /* an epoll descriptor of our own, -1 until the first ffloop_poll_start */
-  uv_poll_t poll_watch;   /* libuv's watch on it */
+  int poll_set;           /* an epoll descriptor of our own, -1 until the first ffloop_poll_new */
+  uv_poll_t poll_watch;   /* libuv's watch on it, while libuv's set is the outer one */
+  int outer;              /* ours is, and libuv's stands in it */
+  int balance;            /* who brings the events: see ffloop_poll_set_turn */
+  size_t watched;         /* how many records of the current batch are of watched descriptors */
+  int measured;           /* somebody wants to know how long was waited */
+  uint64_t events;        /* what libuv has not counted: events of the set, */
+  uint64_t idle_ns;       /* and the time in which it was waited on */
 #endif
 };
 
@@ -67,6 +74,12 @@ void ffloop_read_peer(const char *from, struct sockaddr_in6 *name);
 #ifdef __linux__
 /* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */
 int ffloop_poll_set_fork(ffloop_loop *loop);
+
+/* In the place of uv_run, while our set is the outer one. */
+void ffloop_poll_set_run(ffloop_loop *loop, int64_t timeout_ns);
+
+/* After a turn that has brought something: lets that set be the outer one from which most comes. */
+void ffloop_poll_set_turn(ffloop_loop *loop);
 #endif
 
 /* Whether the handle's descriptor is still open. libuv aborts when it comes to watch one that somebody has closed behind

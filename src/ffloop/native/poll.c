@@ -3,8 +3,13 @@
  * libuv registers a watched descriptor at its next turn, and aborts the process when the kernel then
  * refuses: a program that closes a descriptor it still watches would die without a word. Such a
  * descriptor is the caller's, so that must be an OSError at most. On Linux the watched descriptors
- * therefore stand in an epoll set of our own, which reports a refusal at once, and libuv watches the set.
- * Elsewhere uv_poll_t is used as it is.
+ * therefore stand in an epoll set of our own, which reports a refusal at once. Elsewhere uv_poll_t is used as it is.
+ *
+ * Of the two sets, ours and libuv's, one stands in the other, and only what is in the outer one comes for a single
+ * epoll_wait. Which of them that is changes with what the loop does: while connections bring most events libuv watches
+ * our set, and while watched descriptors do, our set watches libuv's, and libuv runs when that is ready or when libuv
+ * says that it has something to do (uv_backend_timeout). They never stand in each other at once: the kernel refuses
+ * that, and libuv would abort.
  */
 #include "internal.h"
 
@@ -13,6 +18,7 @@
 
 #ifdef __linux__
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -23,23 +29,53 @@ struct ffloop_poll {
   int events; /* what the kernel watches for this handle; 0: nothing is registered */
 };
 
-enum { EVENTS_A_TURN = 256 };
+enum {
+  EVENTS_A_TURN = 256, /* more stay in the set, which the next turn finds ready again */
+  FAR = 32             /* so many turns to one side of the other kind make the other set the outer one */
+};
 
-/* More than EVENTS_A_TURN stay in the set, which the next turn finds ready again. */
-static void on_poll_set(uv_poll_t *watch, int status, int ready) {
-  ffloop_loop *loop = FFLOOP_OF(watch);
+/* The token of libuv's set in ours. No handle has it. */
+enum { LIBUV = 0 };
+
+/* Takes what is ready in our set, and what libuv has, if that is. */
+static void take_ready(ffloop_loop *loop, int timeout_ms) {
   struct epoll_event events[EVENTS_A_TURN];
-  int count = epoll_wait(loop->poll_set, events, EVENTS_A_TURN, 0);
+  int count = epoll_wait(loop->poll_set, events, EVENTS_A_TURN, timeout_ms);
+  /* Of libuv there is one run a turn that brings something: each connection is read once. */
+  int run = loop->count == 0;
   int i;
 
-  (void) status;
-  (void) ready;
+  /* Whatever else was wrong with the set would be wrong the next time, too. */
+  if (count == -1 && errno != EINTR)
+    abort();
   for (i = 0; i < count; i++) {
     /* An error or a hang-up alone must wake whoever waits, for reading or for writing. */
     int mask = (events[i].events & ~(uint32_t) EPOLLOUT ? FFLOOP_READABLE : 0) |
                (events[i].events & ~(uint32_t) EPOLLIN ? FFLOOP_WRITABLE : 0);
-    ffloop_append(loop, (int64_t) events[i].data.u64, FFLOOP_POLL, 0, mask);
+    if (events[i].data.u64 != LIBUV) {
+      ffloop_append(loop, (int64_t) events[i].data.u64, FFLOOP_POLL, 0, mask);
+      loop->watched++;
+      loop->events++;
+    } else if (run) {
+      uv_run(&loop->uv, UV_RUN_NOWAIT);
+    }
   }
+}
+
+static void on_poll_set(uv_poll_t *watch, int status, int ready) {
+  ffloop_loop *loop = FFLOOP_OF(watch);
+
+  (void) status;
+  (void) ready;
+  loop->events--; /* libuv counts the set for one */
+  take_ready(loop, 0);
+}
+
+/* Makes libuv's set the outer one; ours must not have it in it any more. */
+static int watch_poll_set(ffloop_loop *loop) {
+  loop->outer = 0;
+  loop->balance = 0;
+  return uv_poll_start(&loop->poll_watch, UV_READABLE, on_poll_set);
 }
 
 static int open_poll_set(ffloop_loop *loop) {
@@ -54,7 +90,69 @@ static int open_poll_set(ffloop_loop *loop) {
     loop->poll_set = -1;
     return status;
   }
-  return uv_poll_start(&loop->poll_watch, UV_READABLE, on_poll_set);
+  return watch_poll_set(loop);
+}
+
+/* In milliseconds, rounded up. */
+static int until(uint64_t moment) {
+  uint64_t now = uv_hrtime();
+  uint64_t left = moment > now ? (moment - now + 999999) / 1000000 : 0;
+
+  return left < INT_MAX ? (int) left : INT_MAX;
+}
+
+void ffloop_poll_set_run(ffloop_loop *loop, int64_t timeout_ns) {
+  uint64_t moment = timeout_ns > 0 ? uv_hrtime() + (uint64_t) timeout_ns : 0;
+
+  do {
+    /* libuv's set says nothing of its timers, nor of handles that were started or closed. */
+    int due = uv_backend_timeout(&loop->uv);
+    int wait;
+    uint64_t began;
+
+    if (due > 0) {
+      uv_update_time(&loop->uv);
+      due = uv_backend_timeout(&loop->uv);
+    }
+    if (due == 0) {
+      uv_run(&loop->uv, UV_RUN_NOWAIT);
+      due = uv_backend_timeout(&loop->uv);
+    }
+    wait = loop->count > 0 || timeout_ns == 0 ? 0 : timeout_ns < 0 ? -1 : until(moment);
+    if (due >= 0 && (wait < 0 || due < wait))
+      wait = due;
+    began = loop->measured && wait != 0 ? uv_hrtime() : 0;
+    take_ready(loop, wait);
+    if (began != 0)
+      loop->idle_ns += uv_hrtime() - began;
+  } while (loop->count == 0 && (timeout_ns < 0 || (timeout_ns > 0 && uv_hrtime() < moment)));
+}
+
+/* A turn that brings both costs two waits, whichever set is the outer one. */
+void ffloop_poll_set_turn(ffloop_loop *loop) {
+  if (loop->watched == loop->count) {
+    if (loop->balance < FAR)
+      loop->balance++;
+  } else if (loop->watched == 0 && loop->balance > 0) {
+    loop->balance--;
+  }
+  if (loop->balance == FAR && !loop->outer) {
+    struct epoll_event event;
+
+    event.events = EPOLLIN;
+    event.data.u64 = LIBUV;
+    uv_poll_stop(&loop->poll_watch);
+    loop->outer = epoll_ctl(loop->poll_set, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), &event) == 0;
+    if (loop->outer)
+      return;
+  } else if (loop->balance == 0 && loop->outer) {
+    struct epoll_event unused;
+
+    epoll_ctl(loop->poll_set, EPOLL_CTL_DEL, uv_backend_fd(&loop->uv), &unused);
+  } else {
+    return;
+  }
+  watch_poll_set(loop);
 }
 
 int ffloop_poll_set_fork(ffloop_loop *loop) {
@@ -66,6 +164,8 @@ int ffloop_poll_set_fork(ffloop_loop *loop) {
   if (dup3(fresh, loop->poll_set, O_CLOEXEC) == -1)
     status = uv_translate_sys_error(errno);
   close(fresh);
+  if (status == 0 && loop->outer)
+    status = watch_poll_set(loop); /* there is nothing in the new one */
   return status;
 }
 

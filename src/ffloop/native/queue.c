@@ -169,32 +169,47 @@ void ffloop_loop_free(ffloop_loop *loop) {
   free(loop);
 }
 
-/* Runs libuv once and returns how many records it left in ffloop_records, or an error (UV_ENOMEM).
+static void run_libuv(ffloop_loop *loop, int64_t timeout_ns) {
+  uint64_t moment;
+
+  if (timeout_ns <= 0) {
+    uv_run(&loop->uv, timeout_ns == 0 ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+    return;
+  }
+  /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration, is what keeps
+   * a timer from firing early; after an interrupted system call libuv's sums can still be one short. */
+  moment = uv_hrtime() + (uint64_t) timeout_ns;
+  do {
+    uint64_t due = (moment + 999999) / 1000000;
+    uint64_t now;
+    uv_update_time(&loop->uv);
+    now = uv_now(&loop->uv);
+    uv_timer_start(&loop->deadline, on_deadline, due > now ? due - now : 0, 0);
+    uv_run(&loop->uv, UV_RUN_ONCE);
+  } while (loop->count == 0 && uv_hrtime() < moment);
+  uv_timer_stop(&loop->deadline);
+}
+
+/* Polls once, libuv and what is watched, and returns how many records that left in ffloop_records, or an error (UV_ENOMEM).
  * timeout_ns: how long to wait when nothing happens; 0 polls, a negative number waits for ever. */
 int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
-  uv_run_mode mode = timeout_ns == 0 ? UV_RUN_NOWAIT : UV_RUN_ONCE;
-
   loop->count = 0;
   loop->region_used = 0;
   loop->last_read = NULL;
   loop->peers = 0;
+  loop->iterations++;
   loop->polling = 1;
-  if (timeout_ns > 0) {
-    /* libuv counts whole milliseconds from a cached clock. Rounding the moment up, not the duration, is what keeps
-     * a timer from firing early; after an interrupted system call libuv's sums can still be one short. */
-    uint64_t moment = uv_hrtime() + (uint64_t) timeout_ns;
-    do {
-      uint64_t due = (moment + 999999) / 1000000;
-      uint64_t now;
-      uv_update_time(&loop->uv);
-      now = uv_now(&loop->uv);
-      uv_timer_start(&loop->deadline, on_deadline, due > now ? due - now : 0, 0);
-      uv_run(&loop->uv, mode);
-    } while (loop->count == 0 && uv_hrtime() < moment);
-    uv_timer_stop(&loop->deadline);
-  } else {
-    uv_run(&loop->uv, mode);
-  }
+#ifdef __linux__
+  loop->watched = 0;
+  if (loop->outer)
+    ffloop_poll_set_run(loop, timeout_ns);
+  else
+    run_libuv(loop, timeout_ns);
+  if (loop->count > 0)
+    ffloop_poll_set_turn(loop);
+#else
+  run_libuv(loop, timeout_ns);
+#endif
   loop->polling = 0;
   if (loop->failed) {
     loop->failed = 0;
@@ -259,9 +274,14 @@ int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out) {
     status = uv_loop_configure(&loop->uv, UV_METRICS_IDLE_TIME);
   if (status != 0)
     return status;
-  out->iterations = metrics.loop_count;
+  out->iterations = loop->iterations;
   out->events = metrics.events;
   out->idle_ns = uv_metrics_idle_time(&loop->uv);
+#ifdef __linux__
+  loop->measured = 1;
+  out->events += loop->events;
+  out->idle_ns += loop->idle_ns;
+#endif
   return 0;
 #else
   (void) loop;

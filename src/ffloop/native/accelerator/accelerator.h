@@ -1,8 +1,8 @@
 /* The accelerator, `ffloop._speed`: in C, for CPython, what runs per callback, per packet and per connection.
  *
- * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py, datagrams.py),
- * or, as Tcp, a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is the
- * Python class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
+ * Each of its types is a base class that goes in front of the Python class that does the same (core.py, transports.py, datagrams.py,
+ * readers.py), or, as Tcp, a subclass of it: what a type has here replaces what the Python class has under that name, and what is not here is
+ * the Python class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
  * that there is one state and not two.
  *
  * Every function runs with the GIL held, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
@@ -67,6 +67,7 @@ typedef struct {
   PyTypeObject *ready_type;
   PyTypeObject *queue_type;
   PyTypeObject *loop_type;
+  PyTypeObject *watch_type;
   PyTypeObject *stream_type;
   PyTypeObject *tcp_type; /* NULL where there is none */
   PyTypeObject *datagram_type; /* likewise */
@@ -109,14 +110,16 @@ typedef struct {
   name(cancelled, "_cancelled") name(connect_any, "_connect_any") name(connection_lost, "connection_lost")                 \
   name(connection_made, "connection_made") name(context, "context")                                                        \
   name(create_connection_transport, "_create_connection_transport") name(data_received, "data_received")                   \
-  name(datagram_received, "datagram_received") name(del, "__del__") name(detach, "_detach") name(drop, "_drop")            \
-  name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush") name(get_buffer, "get_buffer")            \
-  name(join, "join") name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")      \
-  name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
-  name(receive, "_receive") name(run, "_run") name(run_once, "_run_once") name(select, "select")                           \
-  name(send_now, "_send_now") name(set_aside, "_set_aside") name(sock_connect, "sock_connect") name(sockname, "sockname")  \
-  name(start_reading, "_start_reading") name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(time, "time") \
-  name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
+  name(datagram_received, "datagram_received") name(del, "__del__") name(detach, "_detach") name(done, "done")             \
+  name(drop, "_drop") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush")                       \
+  name(get_buffer, "get_buffer") name(join, "join") name(make_socket_transport, "_make_socket_transport")                  \
+  name(maybe_pause, "_maybe_pause_protocol") name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") \
+  name(process_events, "_process_events") name(receive, "_receive") name(run, "_run") name(run_once, "_run_once")          \
+  name(select, "select") name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once")                 \
+  name(set_aside, "_set_aside") name(set_result, "set_result") name(sock_connect, "sock_connect")                          \
+  name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
+  name(take_aim, "_take_aim") name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled")                   \
+  name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE
@@ -256,6 +259,9 @@ uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
 int tcp_read_stop(State *state, PyObject *tcp);
 int tcp_close(State *state, PyObject *tcp);
+
+/* watch.c: the watch of a descriptor, when it is ready. */
+extern PyType_Spec watch_spec;
 
 /* sockets.c: accept() where the system has accept4(), receive() where a single call can be made not to wait. */
 extern PyMethodDef socket_functions[];

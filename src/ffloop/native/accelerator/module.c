@@ -224,8 +224,9 @@ static int execute(PyObject *module) {
   state->ready_type = add_type(module, &ready_spec);
   state->queue_type = add_type(module, &queue_spec);
   state->loop_type = add_type(module, &loop_spec);
-  if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || tcp_add_type(module, state) < 0 ||
-      stream_add_type(module, state) < 0 || datagram_add_type(module, state) < 0)
+  state->watch_type = add_type(module, &watch_spec);
+  if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || state->watch_type == NULL ||
+      tcp_add_type(module, state) < 0 || stream_add_type(module, state) < 0 || datagram_add_type(module, state) < 0)
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
   state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");
@@ -240,6 +241,7 @@ static int execute(PyObject *module) {
     visit(state->ready_type);                                                                                              \
     visit(state->queue_type);                                                                                              \
     visit(state->loop_type);                                                                                               \
+    visit(state->watch_type);                                                                                              \
     visit(state->stream_type);                                                                                             \
     visit(state->tcp_type);                                                                                                \
     visit(state->datagram_type);                                                                                           \
