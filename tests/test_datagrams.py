@@ -885,6 +885,28 @@ async def test_limits_may_be_fractions():
         await closed(transport)
 
 
+async def test_a_datagram_goes_where_it_should_even_if_the_last_address_sends_one_when_it_goes():
+    class Host(str):
+        def __del__(self):
+            last_words()
+
+    def last_words():
+        transport.sendto(b"for the other", other.getsockname())
+
+    with plain() as peer, plain() as other:
+        transport, _ = await endpoint()
+        for sock in peer, other:
+            transport.sendto(b"known", sock.getsockname())
+        transport.sendto(b"odd", (Host("127.0.0.1"), peer.getsockname()[1]))
+        await asyncio.sleep(0.01)
+        transport.sendto(b"for the peer", peer.getsockname())
+        collect()
+        await asyncio.sleep(0.01)
+        assert [peer.recv(20) for _ in range(3)] == [b"known", b"odd", b"for the peer"]
+        assert [other.recv(20) for _ in range(2)] == [b"known", b"for the other"]
+        await closed(transport)
+
+
 # Order, and what may not overtake
 
 

@@ -1102,3 +1102,40 @@ async def test_a_protocol_with_a_buffer_is_asked_for_it_before_an_end_that_came_
     asyncio.get_running_loop().call_soon(transport.set_protocol, second)
     await second.lost
     assert second.events == ["buffer", "eof", "lost"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+async def test_a_transport_that_is_forgotten_while_an_exception_passes_leaves_that_as_it_is():
+    class Endless:
+        def __init__(self, held):
+            self.held = held
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return 0
+
+    def fail(box):
+        for _ in Endless(box.pop()):  # the frame alone holds it, until the exception leaves the frame
+            try:
+                raise KeyError
+            except KeyError:
+                raise ValueError from None
+
+    transport, protocol, peer = await pair()
+    transport.pause_reading()
+    await asyncio.sleep(0)
+    protocol.transport = None
+    box = [transport]
+    del transport
+    try:
+        try:
+            raise OSError
+        except OSError:
+            fail(box)
+    except ValueError as exc:
+        caught = exc
+    assert isinstance(caught.__context__, KeyError)
+    assert isinstance(caught.__context__.__context__, OSError)
+    peer.close()

@@ -343,6 +343,15 @@ static inline PyObject *take_exception(void) {
 #endif
 }
 
+/* Sets an exception that was taken again, as it was: PyErr_SetObject() would give it another __context__. Takes the reference. */
+static inline void restore_exception(PyObject *exception) {
+#if PY_VERSION_HEX >= 0x030c0000
+  PyErr_SetRaisedException(exception);
+#else
+  PyErr_Restore(Py_NewRef(Py_TYPE(exception)), exception, PyException_GetTraceback(exception));
+#endif
+}
+
 /* Whether asyncio's class of handles for other threads is as asyncio has made it. */
 static inline int is_threadsafe_known(const State *state) {
   return state->threadsafe_handle != NULL && state->threadsafe_tag != 0 &&

@@ -279,8 +279,7 @@ int connection_read_end(State *state, PyObject *self) {
       /* Nobody has dealt with it: let it come again in the next run. */
       if (part->context != NULL && part->context != Py_None && receive(state, self) < 0)
         PyErr_WriteUnraisable(self);
-      PyErr_SetObject((PyObject *) Py_TYPE(exception), exception);
-      Py_DECREF(exception);
+      restore_exception(exception);
       return -1;
     }
     return stream_fatal(self, "Fatal error: protocol.eof_received() call failed.");
@@ -326,8 +325,7 @@ static PyObject *call_connection_lost(PyObject *self, PyObject *exc) {
   if (failure != NULL) {
     if (status < 0)
       PyErr_WriteUnraisable(self);
-    PyErr_SetObject((PyObject *) Py_TYPE(failure), failure);
-    Py_DECREF(failure);
+    restore_exception(failure);
     return NULL;
   }
   if (status < 0)
@@ -354,10 +352,8 @@ void connection_finalize(PyObject *self) {
 #endif
   }
   Py_XDECREF(method);
-  if (exception != NULL) {
-    PyErr_SetObject((PyObject *) Py_TYPE(exception), exception);
-    Py_DECREF(exception);
-  }
+  if (exception != NULL)
+    restore_exception(exception);
 }
 
 #define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))

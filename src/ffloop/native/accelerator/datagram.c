@@ -307,8 +307,8 @@ static int is_plain(PyObject *addr) {
   return 1;
 }
 
-/* Finds out who `addr` is. Returns 0 for a datagram that is dropped. */
-static int take_aim(State *state, PyObject *self, PyObject *addr) {
+/* Finds out who `addr` is, and what that is to the kernel: *found, a new reference. Returns 0 for a datagram that is dropped. */
+static int take_aim(State *state, PyObject *self, PyObject *addr, PyObject **found) {
   Endpoint *endpoint = endpoint_of(self);
   PyObject *taken;
   int status;
@@ -318,8 +318,9 @@ static int take_aim(State *state, PyObject *self, PyObject *addr) {
     PyObject *peer = PyDict_GetItemWithError(endpoint->packed, addr);
 
     if (peer != NULL) {
+      *found = Py_NewRef(peer);
       replace(&endpoint->peer, Py_NewRef(peer));
-      replace(&endpoint->aim, Py_NewRef(addr));
+      replace(&endpoint->aim, Py_NewRef(addr)); /* last: with the old one any code may go, and send to somebody else */
       return 1;
     }
     if (PyErr_Occurred())
@@ -328,6 +329,8 @@ static int take_aim(State *state, PyObject *self, PyObject *addr) {
   taken = PyObject_CallMethodOneArg(self, state->str_take_aim, addr);
   status = taken != NULL ? PyObject_IsTrue(taken) : -1;
   Py_XDECREF(taken);
+  if (status > 0)
+    *found = Py_XNewRef(endpoint->peer);
   return status;
 }
 
@@ -377,6 +380,10 @@ static int send_bytes(State *state, PyObject *self, const Queued *queued) {
       return answer < 0 ? -1 : send_now(state, self, queued, 0);
     if (!is_known(queued->peer) || size > endpoint->flush_at || loop->thread_id == Py_None)
       return send_now(state, self, queued, 0);
+    if (ready_reserve(queue->dirty, 1) < 0) { /* what is queued must not be forgotten */
+      PyErr_NoMemory();
+      return -1;
+    }
     /* Up to Python 3.11 a tuple that is made can begin a collection of garbage, whose finalizers may send as well. */
     status = queue_datagram(endpoint, buffer, queued);
     return status == 0 ? ready_append(queue->dirty, self) : -1;
@@ -422,13 +429,14 @@ static PyObject *send_to(PyObject *self, PyObject *const *args, Py_ssize_t nargs
   queued.data = args[0];
   queued.addr = nargs + named > 1 ? args[1] : Py_None;
   if (queued.addr != endpoint->aim || endpoint->peer == NULL) {
-    status = take_aim(state, self, queued.addr);
+    status = take_aim(state, self, queued.addr, &queued.peer);
     if (status < 0)
       return NULL;
     if (status == 0)
       Py_RETURN_NONE;
+  } else {
+    queued.peer = Py_NewRef(endpoint->peer);
   }
-  queued.peer = Py_XNewRef(endpoint->peer);
   if (queued.peer == NULL)
     return PyErr_Format(PyExc_RuntimeError, "the transport has not begun");
   status = send_bytes(state, self, &queued);

@@ -265,7 +265,7 @@ static int call(State *state, PyObject *handle) {
   PyObject *callback = SLOT(handle, layout.callback);
   PyObject *args = SLOT(handle, layout.args);
   PyObject *context, *result;
-  int status = 0, put_off = SLOT(handle, layout.context) == Py_None;
+  int status = 0, put_off = SLOT(handle, layout.context) == Py_None, left = 0;
 
   if (put_off && make_context(state, handle) < 0)
     return report(state, handle);
@@ -281,13 +281,14 @@ static int call(State *state, PyObject *handle) {
   } else {
     result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t) PyTuple_GET_SIZE(args), NULL);
     /* Leaving the context fails when the callback has entered another one for good. */
-    if (PyContext_Exit(context) < 0 || result == NULL)
+    left = PyContext_Exit(context) == 0;
+    if (!left || result == NULL)
       status = is_let_through() ? -1 : report(state, handle);
     Py_XDECREF(result);
   }
   Py_DECREF(callback);
   Py_DECREF(args);
-  if (put_off)
+  if (put_off && left && status == 0)
     keep_context(state, handle, context);
   else
     Py_DECREF(context);

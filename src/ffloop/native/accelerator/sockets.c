@@ -200,10 +200,8 @@ static int audit(int *fd, PyObject *const *args) {
     Py_DECREF(audited.object);
     if (PyErr_Occurred()) /* of detach(), which has no reason to */
       status = -1;
-    if (exception != NULL) {
-      PyErr_SetObject((PyObject *) Py_TYPE(exception), exception);
-      Py_DECREF(exception);
-    }
+    if (exception != NULL)
+      restore_exception(exception);
   }
   return status;
 }
