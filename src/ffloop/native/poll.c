@@ -57,6 +57,7 @@ static void take_ready(ffloop_loop *loop, int timeout_ms) {
       loop->watched++;
       loop->events++;
     } else if (run) {
+      loop->last_read = NULL;
       uv_run(&loop->uv, UV_RUN_NOWAIT);
     }
   }
@@ -73,22 +74,36 @@ static void on_poll_set(uv_poll_t *watch, int status, int ready) {
 
 /* Makes libuv's set the outer one; ours must not have it in it any more. */
 static int watch_poll_set(ffloop_loop *loop) {
+  struct epoll_event event;
+  int status;
+
   loop->outer = 0;
   loop->balance = 0;
-  return uv_poll_start(&loop->poll_watch, UV_READABLE, on_poll_set);
+  status = uv_poll_start(&loop->poll_watch, UV_READABLE, on_poll_set);
+  /* At once, where libuv would do it in its next turn, and abort if somebody has put too much into our set until then. It finds it there. */
+  event.events = EPOLLIN;
+  event.data.u64 = 0;
+  event.data.fd = loop->poll_set;
+  if (status == 0 && epoll_ctl(uv_backend_fd(&loop->uv), EPOLL_CTL_ADD, loop->poll_set, &event) != 0) {
+    status = uv_translate_sys_error(errno);
+    uv_poll_stop(&loop->poll_watch);
+  }
+  return status;
 }
 
 static int open_poll_set(ffloop_loop *loop) {
   int status;
 
-  loop->poll_set = epoll_create1(EPOLL_CLOEXEC);
-  if (loop->poll_set == -1)
-    return uv_translate_sys_error(errno);
-  status = uv_poll_init(&loop->uv, &loop->poll_watch, loop->poll_set);
-  if (status != 0) {
-    close(loop->poll_set);
-    loop->poll_set = -1;
-    return status;
+  if (loop->poll_set == -1) {
+    loop->poll_set = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->poll_set == -1)
+      return uv_translate_sys_error(errno);
+    status = uv_poll_init(&loop->uv, &loop->poll_watch, loop->poll_set);
+    if (status != 0) {
+      close(loop->poll_set);
+      loop->poll_set = -1;
+      return status;
+    }
   }
   return watch_poll_set(loop);
 }
@@ -130,6 +145,8 @@ void ffloop_poll_set_run(ffloop_loop *loop, int64_t timeout_ns) {
 
 /* A turn that brings both costs two waits, whichever set is the outer one. */
 void ffloop_poll_set_turn(ffloop_loop *loop) {
+  struct epoll_event event;
+
   if (loop->watched == loop->count) {
     if (loop->balance < FAR)
       loop->balance++;
@@ -137,22 +154,21 @@ void ffloop_poll_set_turn(ffloop_loop *loop) {
     loop->balance--;
   }
   if (loop->balance == FAR && !loop->outer) {
-    struct epoll_event event;
-
-    event.events = EPOLLIN;
-    event.data.u64 = LIBUV;
     uv_poll_stop(&loop->poll_watch);
-    loop->outer = epoll_ctl(loop->poll_set, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), &event) == 0;
-    if (loop->outer)
-      return;
   } else if (loop->balance == 0 && loop->outer) {
-    struct epoll_event unused;
-
-    epoll_ctl(loop->poll_set, EPOLL_CTL_DEL, uv_backend_fd(&loop->uv), &unused);
+    epoll_ctl(loop->poll_set, EPOLL_CTL_DEL, uv_backend_fd(&loop->uv), &event);
+    if (watch_poll_set(loop) == 0)
+      return;
+    /* A program's own sets stand in ours as deep as the kernel allows: no other can have it. */
+    loop->balance = FAR;
   } else {
     return;
   }
-  watch_poll_set(loop);
+  event.events = EPOLLIN;
+  event.data.u64 = LIBUV;
+  loop->outer = epoll_ctl(loop->poll_set, EPOLL_CTL_ADD, uv_backend_fd(&loop->uv), &event) == 0;
+  if (!loop->outer && watch_poll_set(loop) != 0)
+    abort(); /* it has stood in one of the two all the time */
 }
 
 int ffloop_poll_set_fork(ffloop_loop *loop) {
@@ -176,7 +192,7 @@ ffloop_poll *ffloop_poll_new(ffloop_loop *loop, int64_t token, int64_t fd, int *
   *error = UV_EBADF;
   if (!ffloop_is_fd(fd))
     return NULL;
-  if (loop->poll_set == -1) {
+  if (loop->poll_set == -1 || (!loop->outer && !uv_is_active((uv_handle_t *) &loop->poll_watch))) {
     *error = open_poll_set(loop);
     if (*error != 0)
       return NULL;

@@ -184,6 +184,7 @@ static void run_libuv(ffloop_loop *loop, int64_t timeout_ns) {
     uint64_t now;
     uv_update_time(&loop->uv);
     now = uv_now(&loop->uv);
+    loop->last_read = NULL;
     uv_timer_start(&loop->deadline, on_deadline, due > now ? due - now : 0, 0);
     uv_run(&loop->uv, UV_RUN_ONCE);
   } while (loop->count == 0 && uv_hrtime() < moment);
