@@ -87,6 +87,14 @@ static PyObject *on_ready_once(Watch *watch, PyObject *const *args, Py_ssize_t n
   Py_DECREF(future);
   if (done < 0)
     return NULL;
+  if (watch->reader != Py_None || watch->writer != Py_None) {
+    /* The future is a program's, and what it has called has somebody wait here: none of the events is for him. */
+    PyObject *none[2] = {args[0], PyLong_FromLong(0)};
+
+    answer = none[1] != NULL ? leave_to_python(watch, state->str_serve_once, none, 2) : NULL;
+    Py_XDECREF(none[1]);
+    return answer;
+  }
   replace(&watch->fileobj, Py_NewRef(Py_None));
   watch->waited = 1;
   Py_RETURN_NONE;
