@@ -12,6 +12,7 @@ import weakref
 import pytest
 
 import ffloop
+from ffloop import connections
 from ffloop.connections import interleave_families
 
 from .conftest import free_port
@@ -584,3 +585,37 @@ async def test_whoever_replaces_the_socket_module_s_parts_is_asked(monkeypatch, 
     transport.close()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("moment", ["connect", "Tcp"])
+def test_an_interrupt_while_a_connection_is_made_loses_no_descriptor_and_closes_none_twice(moment, monkeypatch):
+    """For ffloop alone: a signal's handler may raise right after a call that has made, or taken over, a descriptor."""
+
+    class Interrupted(BaseException):
+        pass
+
+    real = getattr(connections, moment)
+
+    def interrupted(*args):
+        real(*args)
+        raise Interrupted
+
+    async def main():
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        with monkeypatch.context() as patches:
+            patches.setattr(connections, moment, interrupted)
+            with pytest.raises(Interrupted):
+                await asyncio.open_connection(*address)
+        await asyncio.sleep(0.01)
+        handles = ffloop.metrics().handles
+        with socket.socket() as other:  # has the number by now
+            await asyncio.sleep(0.01)
+            assert other.getsockname() is not None
+        assert ffloop.metrics().handles == handles
+        server.close()
+
+    before = set(os.listdir("/proc/self/fd"))
+    ffloop.run(main())
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) == before

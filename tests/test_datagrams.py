@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+import time
 import warnings
 from asyncio import selector_events
 
@@ -904,6 +905,33 @@ async def test_a_datagram_goes_where_it_should_even_if_the_last_address_sends_on
         await asyncio.sleep(0.01)
         assert [peer.recv(20) for _ in range(3)] == [b"known", b"odd", b"for the peer"]
         assert [other.recv(20) for _ in range(2)] == [b"known", b"for the other"]
+        await closed(transport)
+
+
+@pytest.mark.parametrize("watching", [False, True], ids=["alone", "beside a busy descriptor"])
+async def test_a_datagram_that_arrives_broken_does_not_stop_the_next_one(watching):
+    """The kernel says that there is something to read, and then that there is not."""
+    try:
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+    except PermissionError:
+        pytest.skip("only root can send a datagram with a wrong checksum")
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    with raw, left, right, plain() as peer:
+        for sock in left, right:
+            sock.setblocking(False)
+        for _ in range(100 if watching else 0):
+            receiving = loop.create_task(loop.sock_recv(left, 1))
+            await asyncio.sleep(0)
+            await loop.sock_sendall(right, b"x")
+            await receiving
+        transport, protocol = await endpoint()
+        _, port = address = transport.get_extra_info("sockname")
+        raw.sendto(struct.pack("!4H", 9999, port, 8 + 500, 0x1234) + bytes(500), ("127.0.0.1", 0))
+        later = loop.run_in_executor(None, lambda: (time.sleep(0.05), peer.sendto(b"whole", address)))
+        await until(lambda: protocol.received)
+        assert protocol.received == [(b"whole", peer.getsockname())]
+        await later
         await closed(transport)
 
 

@@ -283,3 +283,17 @@ def test_a_loop_that_is_closed_lets_go_of_its_pipes(loop):
             os.write(write, b"to nobody")
         collect()
     os.close(write)
+
+
+@pytest.mark.skipif(not hasattr(socket, "SOCK_SEQPACKET"), reason="no sockets that keep messages apart")
+async def test_writing_nothing_sends_nothing():
+    """A socket that keeps messages apart would send an empty one."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far:
+        far.setblocking(False)
+        transport, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, near)
+        transport.write(b"")
+        transport.write(b"something")
+        assert await asyncio.get_running_loop().sock_recv(far, 20) == b"something"
+        transport.close()
+        await asyncio.sleep(0.01)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import ffloop
+
 
 async def spin():
     await asyncio.sleep(0.01)
@@ -378,3 +380,40 @@ async def test_a_wait_cancelled_after_it_was_over_leaves_the_next_one_alone():
     assert loop.remove_reader(left)
     left.close()
     right.close()
+
+
+def test_a_reader_that_comes_while_a_wait_ends_is_kept():
+    """For ffloop alone: asyncio's wait takes the reader away that has come in its place."""
+
+    class Loop(ffloop.Loop):
+        hook = None
+
+        def call_soon(self, callback, *args, context=None):
+            hook, self.hook = self.hook, None
+            if hook is not None:
+                hook()
+            return super().call_soon(callback, *args, context=context)
+
+    async def main():
+        read = []
+        left, right = socket.socketpair()
+        with left, right:
+            for sock in left, right:
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            receiving = loop.create_task(loop.sock_recv(right, 10))
+            await asyncio.sleep(0)
+            left.send(b"first")
+            loop.hook = lambda: loop.add_reader(right, lambda: read.append(right.recv(10)))
+            assert await receiving == b"first"
+            sending = loop.create_task(loop.sock_sendall(right, bytes(1_000_000)))
+            await spin()
+            left.send(b"second")
+            await spin()
+            assert read == [b"second"]
+            sending.cancel()
+            loop.remove_reader(right)
+
+    loop = Loop()
+    loop.run_until_complete(main())
+    loop.close()

@@ -193,8 +193,11 @@ class Connections(Servers):
         if known is not None:
             # The common case, in which nobody needs a socket object. Written out: each coroutine on the way costs
             # a fiftieth of the whole.
-            fd, sockname, peername = connect(*known[0])
+            owned: list[int] = []
+            adopted = False
             try:
+                sockname, peername = connect(owned, *known[0])
+                fd = owned[0]
                 if peername is not None:
                     self._uv.may_skip = 0
                     await two_turns()
@@ -202,9 +205,10 @@ class Connections(Servers):
                     sockname, peername = await self._until_named(fd, *known[0])
                 context = contextvars.copy_context() if CONTEXT_FIRST else None
                 protocol = protocol_factory()
+                adopted = True
                 stream = Tcp(self._uv, fd, True)
             except BaseException:
-                socket.close(fd)
+                self._close_owned(owned, adopted)
                 raise
             facts = {"sockname": sockname, "peername": peername}
             transport = self._make_stream_transport(fd, stream, protocol, None, facts, None, context)
@@ -227,6 +231,19 @@ class Connections(Servers):
             connected = transport.get_extra_info("socket")
             logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
         return transport, protocol
+
+    def _close_owned(self, owned: list[int], adopted: bool) -> None:
+        """Close the descriptors in `owned`, once.
+
+        adopted: libuv may have them already, when a signal's handler has raised in the moment in which it took them.
+        """
+        handles = list(self._uv.handles.values()) if adopted else []
+        for fd in owned:
+            adopter = next((handle for handle in handles if isinstance(handle, uv.Tcp) and handle.fileno() == fd), None)
+            if adopter is not None:
+                adopter.close()
+            else:
+                socket.close(fd)
 
     async def _until_named(self, fd: int, family: int, kind: int, proto: int, _: str, address: Any) -> tuple[Any, Any]:
         """Wait until `fd` is connected to `address`; return its own name, and its peer's."""

@@ -175,7 +175,7 @@ def two_turns() -> Generator[None, None, None]:
     yield
 
 
-def connect_bare(family: int, kind: int, proto: int, _: str, address: Any) -> tuple[int, Any, Any]:
+def connect_bare(owned: list[int], family: int, kind: int, proto: int, _: str, address: Any) -> tuple[Any, Any]:
     """Connect a new socket to what `getaddrinfo` says of a literal; return its descriptor, its name, its peer's name.
 
     Both names are None for as long as nobody has answered. Raises `OSError`.
@@ -187,13 +187,16 @@ def connect_bare(family: int, kind: int, proto: int, _: str, address: Any) -> tu
         _begin(sock, address)
         peername = name_of(sock.getpeername)
         sockname = None if peername is None else name_of(sock.getsockname)
+        owned.append(sock.fileno())
     except BaseException:
+        owned.clear()
         sock.close()
         raise
-    return sock.detach(), sockname, peername
+    sock.detach()
+    return sockname, peername
 
 
-connect: Callable[[int, int, int, str, Any], tuple[int, Any, Any]] = getattr(accelerator, "connect", connect_bare)
+connect: Callable[[list[int], int, int, int, str, Any], tuple[Any, Any]] = getattr(accelerator, "connect", connect_bare)
 
 
 def _begin(sock: socket.SocketType, address: Any) -> bool:

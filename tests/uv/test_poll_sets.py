@@ -5,6 +5,7 @@ Which of them is the outer one, and that nobody notices.
 
 import errno
 import os
+import select
 import signal
 import socket
 import sys
@@ -215,3 +216,28 @@ def test_the_sets_are_parted_in_a_forked_child_whichever_is_the_outer_one(busy):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         busy.turns(3, watched=True)
         busy.turns(3, connection=True)
+
+
+def test_a_chain_of_sets_that_would_be_too_deep_under_libuvs_leaves_ours_the_outer_one(busy):
+    busy.turns(100, watched=True)
+    heard, chain = [], []
+    reading, writing = os.pipe()
+    inner = reading
+    for _ in range(4):
+        chain.append(select.epoll())
+        chain[-1].register(inner, select.EPOLLIN)
+        inner = chain[-1].fileno()
+    deep = uv.Poll(busy.loop, inner)
+    deep.start(uv.READABLE, lambda status, events: heard.append(os.read(reading, 1)))
+    for count in range(1, 3):
+        os.write(writing, b"x")
+        run_until(busy.loop, lambda count=count: len(heard) == count)
+        busy.turns(100, connection=True)
+        assert busy.is_outer()
+    deep.close()
+    for epoll in chain:
+        epoll.close()
+    busy.turns(100, connection=True)
+    assert not busy.is_outer()
+    os.close(reading)
+    os.close(writing)

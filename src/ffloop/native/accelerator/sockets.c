@@ -213,20 +213,23 @@ static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *
   return address_of(own);
 }
 
-/* (family, kind, proto, canonical name, address), as getaddrinfo() says of a literal -> (fd, own name, peer's name); the names are None for
- * as long as nobody has answered. Nothing here waits: the GIL is kept. */
+/* (list, family, kind, proto, canonical name, address), from the second on as getaddrinfo() says of a literal -> (own name, peer's name), which
+ * are None for as long as nobody has answered. The descriptor is put into the list: a signal's handler that raises when this returns would
+ * lose it. Nothing here waits: the GIL is kept. */
 static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
   Address wanted, own, peer;
   socklen_t length, own_length = sizeof own, peer_length = sizeof peer;
   long numbers[3];
-  PyObject *own_name = NULL, *peer_name = NULL, *result = NULL;
+  PyObject *own_name = NULL, *peer_name = NULL, *number, *result = NULL;
+  PyObject *owned = nargs > 0 ? args[0] : NULL;
   int fd, i;
 
   (void) module;
-  if (nargs != 5) {
-    PyErr_SetString(PyExc_TypeError, "connect() takes the five parts of what getaddrinfo() says");
+  if (nargs != 6 || !PyList_CheckExact(owned)) {
+    PyErr_SetString(PyExc_TypeError, "connect() takes a list and the five parts of what getaddrinfo() says");
     return NULL;
   }
+  args++;
   for (i = 0; i < 3; i++) {
     numbers[i] = PyLong_AsLong(args[i]);
     if (numbers[i] == -1 && PyErr_Occurred())
@@ -258,11 +261,16 @@ static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t
       own_name = same ? own_name_of(&own, &peer, peer_name) : address_of(&own);
   }
   if (own_name != NULL && peer_name != NULL)
-    result = Py_BuildValue("(iOO)", fd, own_name, peer_name);
+    result = PyTuple_Pack(2, own_name, peer_name);
   Py_XDECREF(own_name);
   Py_XDECREF(peer_name);
-  if (result != NULL)
+  number = result != NULL ? PyLong_FromLong(fd) : NULL;
+  if (number != NULL && PyList_Append(owned, number) == 0) {
+    Py_DECREF(number);
     return result;
+  }
+  Py_XDECREF(number);
+  Py_XDECREF(result);
 failed:
   if (fd >= 0)
     close(fd);
@@ -271,7 +279,7 @@ failed:
 
 #define CONNECT                                                                                                                      \
   {"connect", (PyCFunction) (void (*)(void)) connect_one, METH_FASTCALL,                                                             \
-   "connect($module, family, kind, proto, name, address, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
+   "connect($module, owned, family, kind, proto, name, address, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
 
 #define ACCEPT                                                                                                                       \
   {"accept", accept_one, METH_O, "accept($module, fd, /)\n--\n\nAccept a connection: its descriptor, its own name, and its peer's."},
