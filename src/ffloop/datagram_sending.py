@@ -268,15 +268,6 @@ class Sending(State):
         self._buffer.clear()
         self._size = 0
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
-
-        Raises `ValueError` unless high >= low >= 0.
-        """
-        self._set_write_buffer_limits(high=high, low=low)
-        self._flush()
-        self._maybe_pause_protocol()
-
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         super()._set_write_buffer_limits(high=high, low=low)  # type: ignore[misc]
         self._flush_at = -1 if self._conn_lost else int(min(FLUSH_AT, self._high_water))  # limits may be fractions

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 class Flow(asyncio_transports._FlowControlMixin):
     """A transport without its medium.
 
-    Whoever derives from it has the methods `_start_reading` and `_stop_reading`, `_unsent` and `_force_close`.
+    Whoever derives from it has the methods `_start_reading` and `_stop_reading`, `_unsent` and `_flush`, and
+    `_force_close`.
     """
 
     if not TYPE_CHECKING:
@@ -38,6 +39,10 @@ class Flow(asyncio_transports._FlowControlMixin):
 
     def _unsent(self) -> int:
         """Return how many bytes are queued."""
+        raise NotImplementedError
+
+    def _flush(self) -> None:
+        """Hand what is queued to the kernel."""
         raise NotImplementedError
 
     def _force_close(self, exc: BaseException | None) -> None:
@@ -81,6 +86,15 @@ class Flow(asyncio_transports._FlowControlMixin):
             logger.debug("%r resumes reading", self)
 
     # Writing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
+
+        Raises `ValueError` unless high >= low >= 0.
+        """
+        self._set_write_buffer_limits(high=high, low=low)  # type: ignore[attr-defined]
+        self._flush()
+        self._maybe_pause_protocol()
 
     def _maybe_pause_protocol(self) -> None:
         # Not asyncio's own: it would ask get_write_buffer_size(), which flushes.

@@ -79,15 +79,6 @@ class Sending(State):
     def _as_bytes(self, data: Any) -> bytes:
         return as_bytes(data)
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the sizes in bytes above which the protocol is paused, and up to which it is resumed.
-
-        Raises `ValueError` unless high >= low >= 0.
-        """
-        self._set_write_buffer_limits(high=high, low=low)
-        self._flush()
-        self._maybe_pause_protocol()
-
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         if high is None and low is None:
             self._high_water, self._low_water = HIGH_WATER, LOW_WATER
