@@ -143,9 +143,12 @@ class Flow(asyncio_transports._FlowControlMixin):
         self._loop.call_exception_handler(context)
 
 
+BYTES_LIKE = (bytes, bytearray, memoryview)  # at hand: making a union of them costs more than the question
+
+
 def as_bytes(data: Any, wanted: str = "bytes, bytearray, or memoryview") -> bytes:
     """Return `data` as `bytes`; raises `TypeError` for what is not `wanted`."""
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not isinstance(data, BYTES_LIKE):
         raise TypeError(f"data argument must be a {wanted} object, not {type(data).__name__!r}")
     return bytes(data)
 

@@ -9,6 +9,7 @@ import weakref
 from asyncio.log import logger
 from collections.abc import Callable
 from functools import partial
+from time import monotonic  # the real one, as in turns.py
 from typing import TYPE_CHECKING, Any
 
 from . import uv
@@ -25,6 +26,14 @@ less of the processor and no less time, and messages of 100 KiB take a twentieth
 
 LARGE = 32 * 1024
 """A read of more bytes than this switches a transport to reading them where they are to stay; of half of it, back."""
+
+MUCH, MOST_READS, LONGEST_READING = 48 * 1024, 16, 500e-6
+"""A connection that has brought more bytes than the first and has the loop to itself is read so often in a turn, while
+no more seconds than the third have passed: what it brings next is often there by then, and who waits falls asleep.
+"""
+
+NEXT_SIZE = 64 * 1024
+"""Bytes that are read at a time then: in small pieces both sides are at work at once (measured: a fifth faster)."""
 
 
 class Receiving(State):
@@ -101,27 +110,42 @@ class Receiving(State):
         if nread:
             self._deliver_record(nread, offset)
             return
-        try:
-            data = self._stream.try_read(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
-            return
-        if data and len(data) < LARGE // 2:
-            self._receive()
-        try:
-            if data:
-                self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
-            else:
-                self._context.run(self._on_read_end, uv.EOF)  # type: ignore[union-attr]
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            if self._context is not None and is_entered(self._context):
-                self._set_aside(len(data) or uv.EOF, data)
-            else:
-                self._on_failed_delivery(exc)
+        until = monotonic() + LONGEST_READING
+        size = READ_SIZE
+        for _ in range(MOST_READS):
+            try:
+                data = self._stream.try_read(size)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
+                return
+            if data and len(data) < LARGE // 2:
+                self._receive()
+            try:
+                if data:
+                    self._context.run(self._protocol.data_received, data)  # type: ignore[union-attr]
+                else:
+                    self._context.run(self._on_read_end, uv.EOF)  # type: ignore[union-attr]
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                if self._context is not None and is_entered(self._context):
+                    self._set_aside(len(data) or uv.EOF, data)
+                else:
+                    self._on_failed_delivery(exc)
+            if len(data) <= MUCH or self._buffered or not self._may_read_on(until):
+                return
+            data = b""  # its memory is still in the cache: for what comes next
+            size = NEXT_SIZE
+
+    def _may_read_on(self, until: float) -> bool:
+        """Return whether to read once more in this turn: there is nothing else to do by then, and somebody wants it."""
+        loop = self._loop
+        if self._context is None or self._held or loop._uv.found > 1 or loop._stopping or monotonic() > until:
+            return False
+        loop._uv.flush()  # what was written meanwhile, by whomever, does not wait for this
+        return not loop._ready
 
     def _fill_record(self, nread: int, offset: int) -> None:
         try:
@@ -223,23 +247,50 @@ class Receiving(State):
 
     def _fill_from_kernel(self) -> None:
         """Have the kernel put what it has into the protocol's buffer."""
+        # _get_buffer() and _update() without their frames: this runs for every request.
         protocol = self._protocol
-        buffer = self._get_buffer()
-        if buffer is None:
-            return
-        try:
-            size = self._stream.try_read_into(buffer)
-        except (BlockingIOError, InterruptedError):
-            return
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._on_failed_fill(exc, buffer)
-            return
-        if size:
-            self._update(protocol, size)
-        else:
-            self._on_read_end(uv.EOF)
+        reads = 0
+        until = 0.0
+        while True:
+            try:
+                buffer = protocol.get_buffer(-1)
+                if not len(buffer):
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
+                return
+            try:
+                if not reads:
+                    size = self._stream.try_read_into(buffer)
+                else:
+                    with memoryview(buffer) as view, view.cast("B") as octets, octets[:NEXT_SIZE] as first:
+                        size = self._stream.try_read_into(first)
+            except (BlockingIOError, InterruptedError):
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._on_failed_fill(exc, buffer)
+                return
+            if not size:
+                self._on_read_end(uv.EOF)
+                return
+            if size > MUCH and not reads:
+                until = monotonic() + LONGEST_READING
+            try:
+                protocol.buffer_updated(size)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+                return
+            if size <= MUCH or protocol is not self._protocol:
+                return
+            reads += 1
+            if reads == MOST_READS or not self._may_read_on(until):
+                return
 
     def _on_failed_fill(self, exc: BaseException, buffer: Any) -> None:
         if isinstance(exc, BufferError):

@@ -55,22 +55,23 @@ class Sending(State):
         elif self._writing:
             self._first = data
         else:
-            queue = self._loop._uv
-            sender = queue.sender
-            me = id(self)  # a reference would keep it alive until the next poll
-            if sender == me:
-                self._calm = 0  # it has sent at once, and this is the turn's second write
-            elif self._calm < CALM:
+            loop = self._loop
+            queue = loop._uv
+            if self._calm < CALM:
                 self._calm += 1
-            elif not sender and queue.found <= 1 and not self._loop._ready:
-                queue.sender = me
-                self._send(data)  # the peer can work while whoever writes goes on
-                if self._writing:
-                    self._maybe_pause_protocol()
-                return
+            elif not queue.sender:
+                if queue.found <= 1 and not loop._ready:
+                    queue.sender = id(self)  # a reference would keep it alive until the next poll
+                    self._first = data
+                    self._flush()  # the peer can work while whoever writes goes on
+                    if self._writing:
+                        self._maybe_pause_protocol()
+                    return
+            elif queue.sender == id(self):
+                self._calm = 0  # it has sent at once, and this is the turn's second write
             self._first = data
             queue.dirty.append(self)
-            if self._loop._thread_id is None:
+            if loop._thread_id is None:
                 self._flush()  # there is no turn whose end would do it
         if size > self._flush_at or self._writing:
             self._flush()
@@ -155,27 +156,24 @@ class Sending(State):
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
         data = self._first
-        if data and not self._writing:
-            self._first = b""
-            if self._more:
-                data += b"".join(self._more)
-                self._more.clear()
-                self._more_size = 0
-            self._send(data)
-
-    def _send(self, data: bytes | memoryview) -> None:
+        if not data or self._writing:
+            return
+        self._first = b""
+        if self._more:
+            data += b"".join(self._more)
+            self._more.clear()
+            self._more_size = 0
         try:
             sent = self._stream.try_write(data)
-            if sent == len(data):
-                return
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
             self._fatal_error(exc, "Fatal write error on socket transport")
             return
-        self._send_later(memoryview(data)[sent:])
+        if sent != len(data):
+            self._send_later(memoryview(data)[sent:])
 
-    def _send_later(self, rest: memoryview) -> None:
+    def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken."""
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
         # before, so that the protocol is resumed as soon as no more than that is left.
@@ -207,7 +205,7 @@ class Sending(State):
         rest, self._rest = self._rest, b""
         self._writing = False
         if rest:
-            self._send(rest)
+            self._send_later(rest)
         self._flush()
         self._resuming = True
         try:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -57,9 +58,17 @@ class Stream(Handle):
         """
         return os.read(self._fd, size)
 
-    def try_read_into(self, buffer: bytearray | memoryview) -> int:
-        """Read into `buffer`; return how many bytes that was, 0 at the end. Raises what `try_read` raises."""
-        return os.readv(self._fd, (buffer,))
+    if sys.version_info >= (3, 14):
+
+        def try_read_into(self, buffer: bytearray | memoryview) -> int:
+            """Read into `buffer`; return how many bytes that was, 0 at the end. Raises what `try_read` raises."""
+            return os.readinto(self._fd, buffer)
+
+    else:
+
+        def try_read_into(self, buffer: bytearray | memoryview) -> int:
+            """Read into `buffer`; return how many bytes that was, 0 at the end. Raises what `try_read` raises."""
+            return os.readv(self._fd, (buffer,))
 
     def try_write(self, data: Buffer) -> int:
         """Write what the kernel takes at once; return how many bytes that is. Not while a `write` is in flight.

@@ -16,6 +16,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include <time.h>
 
 #include "../ffloop.h"
 
@@ -295,6 +296,11 @@ static inline EventLoop *loop_of(const State *state, PyObject *transport) {
   return loop != NULL && is_loop(state, loop) ? (EventLoop *) loop : NULL;
 }
 
+/* Whether something is kept that came while nobody was to have it. */
+static inline int is_held(const Part *part) {
+  return part->held != NULL && part->held != Py_None;
+}
+
 int stream_add_type(PyObject *module, State *state);
 int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
 int stream_flush(State *state, PyObject *transport);
@@ -357,6 +363,16 @@ static inline int is_threadsafe_known(const State *state) {
   return state->threadsafe_handle != NULL && state->threadsafe_tag != 0 &&
          state->threadsafe_handle->tp_version_tag == state->threadsafe_tag;
 }
+
+#ifndef _WIN32
+/* The clock of time.monotonic() on Linux, in ns. */
+static inline int64_t monotonic_ns(void) {
+  struct timespec moment;
+
+  clock_gettime(CLOCK_MONOTONIC, &moment);
+  return (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
+}
+#endif
 
 /* Sets a slot or a member to `value`, whose reference it takes over. */
 static inline void replace(PyObject **slot, PyObject *value) {

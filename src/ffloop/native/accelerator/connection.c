@@ -38,10 +38,6 @@ static int call_soon(State *state, PyObject *self, PyObject *name, PyObject *fir
   return status;
 }
 
-static inline int is_held(const Part *part) {
-  return part->held != NULL && part->held != Py_None;
-}
-
 /* The beginning */
 
 /* The facts: two of them, that most connections have, or a dictionary. */

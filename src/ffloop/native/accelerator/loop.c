@@ -5,7 +5,6 @@
  */
 #include "accelerator.h"
 
-#include <time.h>
 
 enum {
   /* What has to be as it was made for the short way to be right. */
@@ -124,12 +123,8 @@ static int loop_time(EventLoop *self, int as_is, double *now) {
 
 #ifdef __linux__
   if (real) {
-    struct timespec moment;
-
-    if (clock_gettime(CLOCK_MONOTONIC, &moment) == 0) {
-      *now = (double) ((int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec) / 1e9;
-      return 0;
-    }
+    *now = (double) monotonic_ns() / 1e9;
+    return 0;
   }
 #endif
   result = real ? PyObject_CallNoArgs(self->state->monotonic)
@@ -431,15 +426,13 @@ static int has_own_poll(EventLoop *self, int own) {
 static int may_skip(EventLoop *self, int own, Py_ssize_t timers, int64_t *now) {
 #ifdef __linux__
   Queue *queue = self->queue;
-  struct timespec moment;
 
   if (self->ready->length == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
       self->stopping != Py_False || !has_own_poll(self, own))
     return 0;
   if (timers > 0 && !(own & PLAIN_TIME && is_real_clock(self->state)))
     return 0;
-  clock_gettime(CLOCK_MONOTONIC, &moment);
-  *now = (int64_t) moment.tv_sec * 1000000000 + moment.tv_nsec;
+  *now = monotonic_ns();
   if (queue->may_skip == MOST_SKIPPED)
     queue->skipped_at = *now;
   else if (*now - queue->skipped_at > LONGEST_SKIPPED)

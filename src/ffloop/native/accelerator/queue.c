@@ -368,6 +368,7 @@ static PyMemberDef members[] = {
   {"last", T_OBJECT, offsetof(Queue, last), 0, NULL},
   {"on_error", T_OBJECT, offsetof(Queue, on_error), 0, NULL},
   {"may_skip", T_INT, offsetof(Queue, may_skip), 0, NULL},
+  {"found", T_INT, offsetof(Queue, count), READONLY, NULL},
   {NULL, 0, 0, 0, NULL},
 };
 

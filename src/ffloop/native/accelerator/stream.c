@@ -13,6 +13,10 @@ enum {
   CALM = 8,           /* as in stream_sending.py: turns with one write after which the next one is expected to be alone too */
   LARGE = 32 * 1024,  /* as in stream_receiving.py: above it bytes are read where they are to stay */
   MOST_PIECES = 64,   /* of one vectored write; more are joined */
+  MUCH = 48 * 1024,   /* as there: what is followed by more, MOST_READS a turn, for so many ns, in such pieces */
+  MOST_READS = 16,
+  NEXT_SIZE = 64 * 1024,
+  LONGEST_READING = 500000,
   RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
 };
 
@@ -316,8 +320,9 @@ static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t o
   return status;
 }
 
-/* Reads into the protocol's buffer, inside of the connection's context. */
-static int fill(State *state, PyObject *self, PyObject *protocol) {
+/* Reads `most` bytes into the protocol's buffer, inside of the connection's context. Returns how many that was, if any have come and the
+ * protocol has taken them, else 0; -1 with an exception. *until: how long reading may go on, set if it is 0 and much has come. */
+static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t most, int64_t *until) {
   PyObject *minus_one = PyLong_FromLong(-1), *buffer = NULL, *count;
   Py_buffer view;
   Py_ssize_t length;
@@ -348,13 +353,15 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
     PyBuffer_Release(&view);
     return -1;
   }
+  if (most > (size_t) view.len)
+    most = (size_t) view.len;
   /* A large buffer need not be filled: what came last time says more. */
-  if (view.len < RELEASE_AT || part_of(self)->filled < RELEASE_AT) {
-    nread = read((int) fd, view.buf, (size_t) view.len);
+  if (most < RELEASE_AT || part_of(self)->filled < RELEASE_AT) {
+    nread = read((int) fd, view.buf, most);
     error = errno;
   } else {
     Py_BEGIN_ALLOW_THREADS
-    nread = read((int) fd, view.buf, (size_t) view.len);
+    nread = read((int) fd, view.buf, most);
     error = errno;
     Py_END_ALLOW_THREADS
   }
@@ -372,9 +379,40 @@ static int fill(State *state, PyObject *self, PyObject *protocol) {
   count = PyLong_FromSsize_t(nread);
   if (count == NULL)
     return -1;
+  if (nread > MUCH && *until == 0)
+    *until = monotonic_ns() + LONGEST_READING;
   error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));
   Py_DECREF(count);
-  return error == 0 ? 0 : stream_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
+  return error == 0 ? nread : stream_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
+}
+
+/* Whether to read once more in this turn: there is nothing else to do by then, and somebody wants it. -1 with an exception. */
+static int may_read_on(State *state, PyObject *self, const PyObject *protocol, int64_t until) {
+  const Part *part = part_of(self);
+  EventLoop *loop = loop_of(state, self);
+
+  if (part->context == NULL || part->context == Py_None || part->protocol != protocol || !part->fills || is_held(part) || loop == NULL ||
+      loop->queue == NULL || loop->ready == NULL || loop->queue->count > 1 || loop->stopping != Py_False || monotonic_ns() > until)
+    return 0;
+  /* What was written meanwhile, by whomever, does not wait for this. */
+  if (queue_flush(loop->queue) < 0)
+    return -1;
+  return loop->ready->length == 0;
+}
+
+/* Fills the protocol's buffer, again and again while much comes. */
+static int fill_on(State *state, PyObject *self, PyObject *protocol) {
+  int64_t until = 0;
+  int reads = 0, status;
+
+  do {
+    ssize_t received = fill(state, self, protocol, reads == 0 ? SIZE_MAX : NEXT_SIZE, &until);
+
+    if (received <= MUCH || ++reads == MOST_READS)
+      return received < 0 ? -1 : 0;
+    status = may_read_on(state, self, protocol, until);
+  } while (status > 0);
+  return status;
 }
 
 /* Has the protocol's buffer filled, when there is something for it in the kernel (nread 0). */
@@ -393,7 +431,7 @@ static int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offs
     PyErr_Clear();
     status = 0;
   } else {
-    status = fill(state, self, protocol);
+    status = fill_on(state, self, protocol);
     if (PyContext_Exit(context) < 0)
       status = -1;
   }
