@@ -47,7 +47,7 @@ KINDS = pytest.mark.parametrize("kind", [Plain, Buffered])
 
 
 async def flooded(kind):
-    """A transport that does not read yet, its protocol, a peer that has sent what the kernel takes, and how much it was."""
+    """A transport that does not read yet, its protocol, a peer that has sent what the kernel takes, how much."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         peer = socket.create_connection(listening.getsockname())
         connection, _ = listening.accept()
