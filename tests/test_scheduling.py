@@ -337,6 +337,59 @@ async def test_a_task_factory_gets_what_asyncio_gives_it():
     assert "context" in made[0]
 
 
+async def test_futures_and_tasks_are_of_the_classes_that_asyncio_names_just_then(monkeypatch):
+    loop = asyncio.get_running_loop()
+
+    class Future(asyncio.Future):
+        pass
+
+    class Task(asyncio.Task):
+        pass
+
+    monkeypatch.setattr(asyncio.futures, "Future", Future)
+    monkeypatch.setattr(asyncio.tasks, "Task", Task)
+    assert type(loop.create_future()) is Future
+    task = loop.create_task(asyncio.sleep(0, "slept"))
+    assert type(task) is Task
+    assert await task == "slept"
+    monkeypatch.undo()
+    assert type(loop.create_future()) is asyncio.Future
+
+
+async def test_who_replaces_how_futures_and_tasks_are_made_gets_to_make_them(monkeypatch):
+    loop = asyncio.get_running_loop()
+    calls = []
+    create_future, create_task = asyncio.BaseEventLoop.create_future, asyncio.BaseEventLoop.create_task
+
+    def future(self):
+        calls.append("future")
+        return create_future(self)
+
+    def task(self, coroutine, **kwargs):
+        calls.append("task")
+        return create_task(self, coroutine, **kwargs)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_future", future)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_task", task)
+    loop.create_future()
+    await asyncio.create_task(asyncio.sleep(0))
+    assert calls == ["future", "task"]
+    monkeypatch.undo()
+    loop.create_future()
+    await asyncio.create_task(asyncio.sleep(0))
+    assert calls == ["future", "task"]
+
+
+async def test_the_debug_mode_writes_down_who_has_made_a_future_or_a_task():
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    future = loop.create_future()
+    task = loop.create_task(asyncio.sleep(0))
+    for made in (future, task):
+        assert any(frame.name.startswith("test_the_debug_mode_writes") for frame in made._source_traceback)
+    await task
+
+
 async def test_create_task_takes_what_the_version_takes():
     loop = asyncio.get_running_loop()
     seen = contextvars.ContextVar("seen", default=None)

@@ -87,6 +87,8 @@ typedef struct {
   PyObject *base_call_soon_threadsafe;
   PyObject *base_call_later;
   PyObject *base_call_at;
+  PyObject *base_create_future;
+  PyObject *base_create_task;
   PyObject *own_run_once; /* EventLoop._run_once */
   PyObject *own_call_at;
   PyObject *asyncio_run;  /* asyncio.Handle._run, before anybody has replaced it */
@@ -98,6 +100,8 @@ typedef struct {
   PyObject *os_error, *pointer_to; /* of ffloop.uv */
   PyObject *high_water, *low_water; /* of a transport that nobody has told others */
   PyObject *only_context; /* ("context",): the names of the keywords of call_soon() */
+  PyObject *only_loop;    /* ("loop",): of futures' and tasks' */
+  PyObject *futures_dict, *tasks_dict; /* where their classes can be replaced */
 
   PyObject *free_handles[KINDS_OF_HANDLES]; /* chained by their slot for the callback */
   int free_count[KINDS_OF_HANDLES];
@@ -110,17 +114,18 @@ typedef struct {
   name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")           \
   name(cancelled, "_cancelled") name(connect_any, "_connect_any") name(connection_lost, "connection_lost")                 \
   name(connection_made, "connection_made") name(context, "context")                                                        \
-  name(create_connection_transport, "_create_connection_transport") name(data_received, "data_received")                   \
-  name(datagram_received, "datagram_received") name(del, "__del__") name(detach, "_detach") name(done, "done")             \
-  name(drop, "_drop") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush")                       \
-  name(get_buffer, "get_buffer") name(join, "join") name(make_socket_transport, "_make_socket_transport")                  \
+  name(create_connection_transport, "_create_connection_transport") name(create_future, "create_future")                   \
+  name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
+  name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(enter, "_enter")                \
+  name(eof_received, "eof_received") name(flush, "_flush") name(future, "Future") name(get_buffer, "get_buffer")           \
+  name(join, "join") name(loop, "loop") name(make_socket_transport, "_make_socket_transport")                              \
   name(maybe_pause, "_maybe_pause_protocol") name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") \
   name(process_events, "_process_events") name(receive, "_receive") name(run, "_run") name(run_once, "_run_once")          \
   name(select, "select") name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once")                 \
   name(set_aside, "_set_aside") name(set_result, "set_result") name(sock_connect, "sock_connect")                          \
   name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
-  name(take_aim, "_take_aim") name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled")                   \
-  name(write_to_self, "_write_to_self")
+  name(take_aim, "_take_aim") name(task, "Task") name(time, "time")                                                        \
+  name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE
@@ -221,13 +226,13 @@ int queue_dispatch(Queue *queue, Py_ssize_t most);
 int queue_flush(Queue *queue);
 PyObject *queue_batch(Queue *queue); /* what stands for the batch that is being handed out; borrowed */
 
-/* loop.c: `BaseEventLoop`: call_soon and its kin, and the turn. */
+/* loop.c: `BaseEventLoop`: the turn. */
 typedef struct {
   PyObject_HEAD
   State *state;
   PyObject *module; /* keeps the state */
   Ready *ready;
-  PyObject *scheduled, *stopping, *closed, *debug, *thread_id, *selector;
+  PyObject *scheduled, *stopping, *closed, *debug, *thread_id, *selector, *task_factory;
   Py_ssize_t timer_cancelled_count;
   double clock_resolution;
   Queue *queue;
@@ -245,7 +250,56 @@ typedef struct {
 } EventLoop;
 
 extern PyType_Spec loop_spec;
+
+/* How many timers there are, -1 with an exception. */
+static inline Py_ssize_t loop_count_timers(EventLoop *self) {
+  if (self->scheduled != NULL && PyList_CheckExact(self->scheduled))
+    return PyList_GET_SIZE(self->scheduled);
+  PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's timers away");
+  return -1;
+}
+
+/* parts.c: which parts of a loop are its own. */
+enum {
+  /* What has to be as it was made for the short way to be right. */
+  PLAIN_TIME = 1,    /* time() */
+  PLAIN_CALL_AT = 2, /* call_at(), which call_later() calls */
+  PLAIN_WAKE = 4,    /* _write_to_self() */
+  PLAIN_TURN = 8,    /* _run_once(), Handle._run() */
+  PLAIN_EVENTS = 16, /* _process_events() */
+  PLAIN_SOON = 32,   /* BaseEventLoop's call_soon() and call_soon_threadsafe(), which ours stand in front of */
+  PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
+  PLAIN_MAKE = 128, /* and its create_future() and create_task() */
+  PLAIN_ALL = 255,
+  PLAIN_CONNECT = 256 /* what makes connections, on the loop itself: what the class has connections.py sees */
+};
+
+int loop_find_out_plain(EventLoop *self);
 int loop_set_attribute(PyObject *self, PyObject *name, PyObject *value);
+int loop_has_real_clock(State *state);
+int loop_time(EventLoop *self, int as_is, double *now);
+PyObject *loop_call_base(PyObject *name, EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_is_overridden(EventLoop *self, void *unused);
+
+/* Which parts of the loop are its own: PLAIN_*, or'ed; -1 with an exception. A changed type has another tag, or none. */
+static inline int loop_plain(EventLoop *self) {
+  unsigned tag = Py_TYPE(self)->tp_version_tag;
+
+  if ((tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
+       self->timer_tag != self->state->timer_type->tp_version_tag || !self->tagged) &&
+      loop_find_out_plain(self) < 0)
+    return -1;
+  return self->plain & ~self->replaced;
+}
+
+/* scheduling.c: call_soon() and its kin, create_future() and create_task(). */
+PyObject *loop_call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_get_debug(EventLoop *self, PyObject *unused);
+PyObject *loop_create_future(EventLoop *self, PyObject *unused);
+PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 
 /* A loop's class is a dozen classes away from ours, which `PyObject_TypeCheck` goes through one by one; only a class that has ours among its
  * bases has this function. */

@@ -1,23 +1,9 @@
-/* The turn, and what puts callbacks into it: what stands in front of `asyncio.BaseEventLoop`.
+/* The turn, and the type that stands in front of `asyncio.BaseEventLoop`.
  *
- * The functions here do what BaseEventLoop's do, in the same order, and leave to those whatever is rare: debug mode with its checks, a
- * closed loop, unusual arguments, and every loop of which a tool has replaced a part. So what stands here is the one common case.
+ * The turn does what BaseEventLoop's does, in the same order, and leaves to that whatever is rare: debug mode with its checks, and every loop
+ * of which a tool has replaced a part. So what stands here is the one common case.
  */
 #include "accelerator.h"
-
-
-enum {
-  /* What has to be as it was made for the short way to be right. */
-  PLAIN_TIME = 1,    /* time() */
-  PLAIN_CALL_AT = 2, /* call_at(), which call_later() calls */
-  PLAIN_WAKE = 4,    /* _write_to_self() */
-  PLAIN_TURN = 8,    /* _run_once(), Handle._run() */
-  PLAIN_EVENTS = 16, /* _process_events() */
-  PLAIN_SOON = 32,   /* BaseEventLoop's call_soon() and call_soon_threadsafe(), which ours stand in front of */
-  PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
-  PLAIN_ALL = 127,
-  PLAIN_CONNECT = 128 /* what makes connections, on the loop itself: what the class has connections.py sees */
-};
 
 /* While callbacks are ready, so many ns may pass without a look at the sockets, or MOST_SKIPPED turns. */
 enum { LONGEST_SKIPPED = 25000 };
@@ -29,278 +15,6 @@ enum { MOST_TURNS = 1000 };
 enum { MANY_TIMERS = 100 }; /* as in asyncio: cancelled timers are swept out when more than half of so many are */
 
 static const double LONGEST_WAIT = 24 * 3600; /* seconds, as in asyncio */
-
-/* What of the class is its own again. Found out anew when the class, or asyncio's Handle, was changed. */
-static int find_out_plain(EventLoop *self) {
-  State *state = self->state;
-  PyTypeObject *type = Py_TYPE(self);
-  PyObject *base = state->base_loop;
-  const struct {
-    PyObject *owner, *name, *wanted;
-    int flag;
-  } checks[] = {
-    {(PyObject *) type, state->str_time, state->base_time, PLAIN_TIME},
-    {(PyObject *) type, state->str_call_at, state->own_call_at, PLAIN_CALL_AT},
-    {(PyObject *) type, state->str_write_to_self, self->write_to_self, PLAIN_WAKE},
-    {(PyObject *) type, state->str_run_once, state->own_run_once, PLAIN_TURN},
-    {(PyObject *) type, state->str_process_events, self->process_events, PLAIN_EVENTS},
-    {base, state->str_call_soon, state->base_call_soon, PLAIN_SOON},
-    {base, state->str_call_soon_threadsafe, state->base_call_soon_threadsafe, PLAIN_SOON},
-    {base, state->str_call_later, state->base_call_later, PLAIN_BASE_AT},
-    {base, state->str_call_at, state->base_call_at, PLAIN_BASE_AT},
-    {base, state->str_run_once, state->base_run_once, PLAIN_TURN},
-    {(PyObject *) state->handle_type, state->str_run, state->asyncio_run, PLAIN_TURN},
-    {(PyObject *) state->timer_type, state->str_run, state->asyncio_run, PLAIN_TURN},
-  };
-  size_t i;
-
-  self->plain = PLAIN_ALL;
-  for (i = 0; i < sizeof checks / sizeof *checks; i++) {
-    PyObject *found = PyObject_GetAttr(checks[i].owner, checks[i].name);
-
-    if (found == NULL)
-      return -1;
-    if (found != checks[i].wanted)
-      self->plain &= ~checks[i].flag;
-    Py_DECREF(found);
-  }
-  self->type_tag = type->tp_version_tag;
-  self->handle_tag = state->handle_type->tp_version_tag;
-  self->timer_tag = state->timer_type->tp_version_tag;
-  /* A type that was changed too often gets no tag any more: 0 says nothing. */
-  self->tagged = self->type_tag != 0 && self->handle_tag != 0 && self->timer_tag != 0;
-  return 0;
-}
-
-/* Which parts of the loop are its own: PLAIN_*, or'ed; -1 with an exception. A changed type has another tag, or none. */
-static inline int plain(EventLoop *self) {
-  unsigned tag = Py_TYPE(self)->tp_version_tag;
-
-  if ((tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
-       self->timer_tag != self->state->timer_type->tp_version_tag || !self->tagged) &&
-      find_out_plain(self) < 0)
-    return -1;
-  return self->plain & ~self->replaced;
-}
-
-/* Notes what somebody puts in the place of a method, on the loop itself. */
-int loop_set_attribute(PyObject *object, PyObject *name, PyObject *value) {
-  EventLoop *self = (EventLoop *) object;
-  State *state = self->state;
-  const struct {
-    PyObject *name;
-    int flag;
-  } watched[] = {
-    {state->str_time, PLAIN_TIME},         {state->str_call_at, PLAIN_CALL_AT},
-    {state->str_run_once, PLAIN_TURN},     {state->str_process_events, PLAIN_EVENTS},
-    {state->str_write_to_self, PLAIN_WAKE},
-    {state->str_connect_any, PLAIN_CONNECT},
-    {state->str_create_connection_transport, PLAIN_CONNECT},
-    {state->str_make_socket_transport, PLAIN_CONNECT},
-    {state->str_sock_connect, PLAIN_CONNECT},
-  };
-  size_t i;
-
-  for (i = 0; i < sizeof watched / sizeof *watched; i++) {
-    if (name == watched[i].name || (PyUnicode_Check(name) && PyUnicode_Compare(name, watched[i].name) == 0)) {
-      if (value != NULL)
-        self->replaced |= watched[i].flag;
-    }
-  }
-  return PyObject_GenericSetAttr(object, name, value);
-}
-
-/* Whether nobody has replaced the clock that BaseEventLoop.time() reads: time.monotonic, or all of `time` as base_events sees it. */
-static int is_real_clock(State *state) {
-  return PyDict_GetItemWithError(state->base_dict, state->str_time) == state->time_module &&
-         PyDict_GetItemWithError(state->time_dict, state->str_monotonic) == state->monotonic;
-}
-
-/* The loop's time in seconds. `as_is`: it is BaseEventLoop's own, time.monotonic(). */
-static int loop_time(EventLoop *self, int as_is, double *now) {
-  PyObject *result;
-  int real = as_is && is_real_clock(self->state);
-
-#ifdef __linux__
-  if (real) {
-    *now = (double) monotonic_ns() / 1e9;
-    return 0;
-  }
-#endif
-  result = real ? PyObject_CallNoArgs(self->state->monotonic)
-                : PyObject_CallMethodNoArgs((PyObject *) self, self->state->str_time);
-  if (result == NULL)
-    return -1;
-  *now = PyFloat_AsDouble(result);
-  Py_DECREF(result);
-  return *now == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
-/* Calls what BaseEventLoop has under that name by now, with the arguments that ours was called with. */
-static PyObject *call_base(PyObject *name, EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-  Py_ssize_t all = nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0);
-  PyObject *few[8];
-  PyObject **stack = all + 1 <= (Py_ssize_t) (sizeof few / sizeof *few) ? few : PyMem_New(PyObject *, (size_t) all + 1);
-  PyObject *function, *result = NULL;
-
-  if (stack == NULL)
-    return PyErr_NoMemory();
-  stack[0] = (PyObject *) self;
-  if (all > 0)
-    memcpy(stack + 1, args, (size_t) all * sizeof *args);
-  function = PyObject_GetAttr(self->state->base_loop, name);
-  if (function != NULL)
-    result = PyObject_Vectorcall(function, stack, (size_t) nargs + 1, kwnames);
-  Py_XDECREF(function);
-  if (stack != few)
-    PyMem_Free(stack);
-  return result;
-}
-
-/* Whether the loop is open and in no debug mode, `parts` of it (PLAIN_*) are its own, there are as many arguments as are needed, and no
- * keyword but a real context. */
-static inline int is_common(EventLoop *self, int parts, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t needed,
-                            PyObject *kwnames, PyObject **context) {
-  int own = plain(self);
-
-  *context = NULL;
-  if (own < 0)
-    PyErr_Clear(); /* who is asked instead finds the same */
-  if (own < 0 || (own & parts) != parts)
-    return 0;
-  if (self->closed != Py_False || self->debug != Py_False || nargs < needed || self->ready == NULL)
-    return 0;
-  if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
-    return 1;
-  if (PyTuple_GET_SIZE(kwnames) != 1)
-    return 0;
-  if (PyTuple_GET_ITEM(kwnames, 0) != self->state->str_context &&
-      PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), self->state->str_context) != 0)
-    return 0;
-  if (args[nargs] == Py_None)
-    return 1;
-  *context = args[nargs];
-  return PyContext_CheckExact(*context);
-}
-
-static PyObject *add_ready(EventLoop *self, int kind, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
-  PyObject *handle = handle_new(self->state, kind, (PyObject *) self, args[0], args + 1, nargs - 1, context);
-
-  /* Making it can begin a collection of garbage, in which anything runs. */
-  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
-    Py_CLEAR(handle);
-  return handle;
-}
-
-static PyObject *call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-  PyObject *context;
-
-  if (!is_common(self, PLAIN_SOON, args, nargs, 1, kwnames, &context))
-    return call_base(self->state->str_call_soon, self, args, nargs, kwnames);
-  return add_ready(self, HANDLE, args, nargs, context);
-}
-
-/* From 3.14 on cancelling such a handle waits until it has run: it is of a class of its own. */
-static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
-  PyObject *arguments, *handle = NULL;
-  Py_ssize_t i;
-
-  if (self->state->threadsafe_handle == NULL)
-    return add_ready(self, HANDLE, args, nargs, context);
-  if (is_threadsafe_known(self->state))
-    return add_ready(self, THREADSAFE, args, nargs, context);
-  arguments = PyTuple_New(nargs - 1);
-  if (arguments == NULL)
-    return NULL;
-  for (i = 1; i < nargs; i++)
-    PyTuple_SET_ITEM(arguments, i - 1, Py_NewRef(args[i]));
-  handle = PyObject_CallFunctionObjArgs((PyObject *) self->state->threadsafe_handle, args[0], arguments, (PyObject *) self,
-                                        context != NULL ? context : Py_None, NULL);
-  Py_DECREF(arguments);
-  /* Python has run: the loop may have been closed meanwhile. */
-  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
-    Py_CLEAR(handle);
-  return handle;
-}
-
-static PyObject *call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-  PyObject *context, *handle;
-
-  if (!is_common(self, PLAIN_SOON | PLAIN_WAKE, args, nargs, 1, kwnames, &context) || self->queue == NULL)
-    return call_base(self->state->str_call_soon_threadsafe, self, args, nargs, kwnames);
-  handle = add_ready_threadsafe(self, args, nargs, context);
-  /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
-  if (handle != NULL && self->queue != NULL && (!self->running || self->queue->waiting) &&
-      self->queue->loop != NULL)
-    self->state->api->wake(self->queue->loop);
-  return handle;
-}
-
-/* Futures and tasks ask it when they are made. */
-static PyObject *get_debug(EventLoop *self, PyObject *unused) {
-  (void) unused;
-  return Py_NewRef(self->debug != NULL ? self->debug : Py_False);
-}
-
-/* How many timers there are, -1 with an exception. */
-static inline Py_ssize_t count_timers(EventLoop *self) {
-  if (self->scheduled != NULL && PyList_CheckExact(self->scheduled))
-    return PyList_GET_SIZE(self->scheduled);
-  PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's timers away");
-  return -1;
-}
-
-/* Takes the reference to `when`. */
-static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
-  State *state = self->state;
-  PyObject *timer = handle_new(state, TIMER, (PyObject *) self, args[0], args + 1, nargs - 1, context);
-
-  if (timer == NULL || count_timers(self) < 0) {
-    Py_XDECREF(timer);
-    Py_DECREF(when);
-    return NULL;
-  }
-  SLOT(timer, layout.when) = when;
-  due_of(timer)->number = Py_NewRef(when);
-  due_of(timer)->when = PyFloat_AS_DOUBLE(when);
-  if (timers_push(state, self->scheduled, timer) < 0) {
-    Py_DECREF(timer);
-    return NULL;
-  }
-  replace(&SLOT(timer, layout.scheduled), Py_NewRef(Py_True));
-  return timer;
-}
-
-static PyObject *call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-  PyObject *context;
-
-  if (!is_common(self, PLAIN_BASE_AT, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) ||
-      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
-    return call_base(self->state->str_call_at, self, args, nargs, kwnames);
-  return add_timer(self, Py_NewRef(args[0]), args + 1, nargs - 1, context);
-}
-
-static PyObject *call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-  PyObject *context, *when;
-  double delay, now;
-
-  if (!is_common(self, PLAIN_CALL_AT | PLAIN_BASE_AT | PLAIN_TIME, args, nargs, 2, kwnames, &context) ||
-      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
-    return call_base(self->state->str_call_later, self, args, nargs, kwnames);
-  if (PyFloat_CheckExact(args[0])) {
-    delay = PyFloat_AS_DOUBLE(args[0]);
-  } else if (PyLong_CheckExact(args[0])) {
-    delay = PyLong_AsDouble(args[0]);
-    if (delay == -1.0 && PyErr_Occurred())
-      return NULL;
-  } else {
-    return call_base(self->state->str_call_later, self, args, nargs, kwnames);
-  }
-  if (loop_time(self, 1, &now) < 0)
-    return NULL;
-  when = PyFloat_FromDouble(now + delay);
-  return when != NULL ? add_timer(self, when, args + 1, nargs - 1, context) : NULL;
-}
 
 /* The turn */
 
@@ -404,7 +118,7 @@ static int queue_due(EventLoop *self, PyObject *heap, double end) {
 
 /* Does something with the timers, if there are any, and holds their list meanwhile. */
 static inline int with_timers(EventLoop *self, int (*work)(EventLoop *, PyObject *, double), double argument) {
-  Py_ssize_t count = count_timers(self);
+  Py_ssize_t count = loop_count_timers(self);
   PyObject *heap;
   int status;
 
@@ -430,7 +144,7 @@ static int may_skip(EventLoop *self, int own, Py_ssize_t timers, int64_t *now) {
   if (self->ready->length == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
       self->stopping != Py_False || !has_own_poll(self, own))
     return 0;
-  if (timers > 0 && !(own & PLAIN_TIME && is_real_clock(self->state)))
+  if (timers > 0 && !(own & PLAIN_TIME && loop_has_real_clock(self->state)))
     return 0;
   *now = monotonic_ns();
   if (queue->may_skip == MOST_SKIPPED)
@@ -473,7 +187,7 @@ static int poll(EventLoop *self, int own) {
   int64_t timeout = -1;
   double seconds = -1;
   int found;
-  Py_ssize_t timers = count_timers(self);
+  Py_ssize_t timers = loop_count_timers(self);
 
   if (timers < 0)
     return -1;
@@ -514,11 +228,11 @@ static int turn(EventLoop *self, int own) {
   Py_ssize_t count;
   int status = 0;
 
-  if (with_timers(self, sweep, 0) < 0 || (count = count_timers(self)) < 0)
+  if (with_timers(self, sweep, 0) < 0 || (count = loop_count_timers(self)) < 0)
     return -1;
   if (may_skip(self, own, count, &moment))
     now = (double) moment / 1e9;
-  else if (poll(self, own) < 0 || (count = count_timers(self)) < 0 ||
+  else if (poll(self, own) < 0 || (count = loop_count_timers(self)) < 0 ||
            (count > 0 && loop_time(self, own & PLAIN_TIME, &now) < 0))
     return -1;
   if (with_timers(self, queue_due, now + self->clock_resolution) < 0)
@@ -543,7 +257,7 @@ static int has_own_turn(EventLoop *self) {
   if (self->debug != Py_False || self->queue == NULL || self->selector == NULL || self->selector == Py_None ||
       self->scheduled == NULL || !PyList_CheckExact(self->scheduled) || self->ready == NULL || self->queue->loop == NULL)
     return 0;
-  own = plain(self);
+  own = loop_plain(self);
   return own < 0 ? -1 : own & PLAIN_TURN ? own : 0;
 }
 
@@ -559,7 +273,7 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
     PyObject *done;
 
     self->running = 0;
-    done = call_base(self->state->str_run_once, self, NULL, 0, NULL);
+    done = loop_call_base(self->state->str_run_once, self, NULL, 0, NULL);
     status = done != NULL ? 0 : -1;
     Py_XDECREF(done);
   } else {
@@ -653,6 +367,7 @@ static int traverse(EventLoop *self, visitproc visit, void *arg) {
   Py_VISIT(self->closed);
   Py_VISIT(self->debug);
   Py_VISIT(self->thread_id);
+  Py_VISIT(self->task_factory);
   Py_VISIT(self->selector);
   Py_VISIT(self->queue);
   Py_VISIT(self->own_selector);
@@ -668,6 +383,7 @@ static int clear(EventLoop *self) {
   Py_CLEAR(self->queue);
   Py_CLEAR(self->ready);
   Py_CLEAR(self->scheduled);
+  Py_CLEAR(self->task_factory);
   Py_CLEAR(self->selector);
   Py_CLEAR(self->own_selector);
   Py_CLEAR(self->own_select);
@@ -694,15 +410,18 @@ static void dealloc(EventLoop *self) {
 #define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
 
 static PyMethodDef methods[] = {
-  {"call_soon", FUNCTION(call_soon), METH_FASTCALL | METH_KEYWORDS,
+  {"call_soon", FUNCTION(loop_call_soon), METH_FASTCALL | METH_KEYWORDS,
    "call_soon($self, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in the next turn of the loop."},
-  {"call_soon_threadsafe", FUNCTION(call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+  {"call_soon_threadsafe", FUNCTION(loop_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
    "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\nLike call_soon(), from any thread."},
-  {"call_later", FUNCTION(call_later), METH_FASTCALL | METH_KEYWORDS,
+  {"call_later", FUNCTION(loop_call_later), METH_FASTCALL | METH_KEYWORDS,
    "call_later($self, delay, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in `delay` seconds."},
-  {"call_at", FUNCTION(call_at), METH_FASTCALL | METH_KEYWORDS,
+  {"call_at", FUNCTION(loop_call_at), METH_FASTCALL | METH_KEYWORDS,
    "call_at($self, when, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` when time() has reached `when`."},
-  {"get_debug", FUNCTION(get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
+  {"create_future", FUNCTION(loop_create_future), METH_NOARGS, "create_future($self, /)\n--\n\nReturn a future that belongs to the loop."},
+  {"create_task", FUNCTION(loop_create_task), METH_FASTCALL | METH_KEYWORDS,
+   "create_task($self, coro, /, **kwargs)\n--\n\nRun a coroutine as a task; return the task."},
+  {"get_debug", FUNCTION(loop_get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
   {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
   {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},
   {NULL, NULL, 0, NULL},
@@ -715,19 +434,15 @@ static PyMemberDef members[] = {
   {"_debug", T_OBJECT_EX, offsetof(EventLoop, debug), 0, NULL},
   {"_thread_id", T_OBJECT_EX, offsetof(EventLoop, thread_id), 0, NULL},
   {"_selector", T_OBJECT_EX, offsetof(EventLoop, selector), 0, NULL},
+  {"_task_factory", T_OBJECT_EX, offsetof(EventLoop, task_factory), 0, NULL},
   {"_timer_cancelled_count", T_PYSSIZET, offsetof(EventLoop, timer_cancelled_count), 0, NULL},
   {"_clock_resolution", T_DOUBLE, offsetof(EventLoop, clock_resolution), 0, NULL},
   {"_many", T_BOOL, offsetof(EventLoop, many), 0, NULL},
   {NULL, 0, 0, 0, NULL},
 };
 
-static PyObject *is_overridden(EventLoop *self, void *unused) {
-  (void) unused;
-  return PyBool_FromLong(self->replaced & PLAIN_CONNECT);
-}
-
 static PyGetSetDef properties[] = {
-  {"_overridden", (getter) is_overridden, NULL, NULL, NULL},
+  {"_overridden", (getter) loop_is_overridden, NULL, NULL, NULL},
   {"_ready", (getter) get_ready, (setter) set_ready, NULL, NULL},
   {NULL, NULL, NULL, NULL, NULL},
 };

@@ -159,6 +159,15 @@ static int take_handles(State *state) {
   return status;
 }
 
+/* A module's names, where they can be replaced. */
+static PyObject *dict_of(const char *name) {
+  PyObject *module = PyImport_ImportModule(name);
+  PyObject *dict = module != NULL ? Py_XNewRef(PyModule_GetDict(module)) : NULL;
+
+  Py_XDECREF(module);
+  return dict;
+}
+
 static int take_loop(State *state) {
   const struct {
     PyObject **function;
@@ -167,6 +176,7 @@ static int take_loop(State *state) {
     {&state->base_time, "time"},           {&state->base_run_once, "_run_once"},
     {&state->base_call_soon, "call_soon"}, {&state->base_call_soon_threadsafe, "call_soon_threadsafe"},
     {&state->base_call_at, "call_at"},     {&state->base_call_later, "call_later"},
+    {&state->base_create_future, "create_future"}, {&state->base_create_task, "create_task"},
   };
   PyObject *events = PyImport_ImportModule("asyncio.base_events");
   size_t i;
@@ -185,6 +195,10 @@ static int take_loop(State *state) {
       return -1;
     *wanted[i].function = keep_if_from(found, state->base_dict);
   }
+  state->futures_dict = dict_of("asyncio.futures");
+  state->tasks_dict = dict_of("asyncio.tasks");
+  if (state->futures_dict == NULL || state->tasks_dict == NULL)
+    return -1;
   state->format_source = import_from("asyncio.format_helpers", "_format_callback_source");
   state->time_module = PyImport_ImportModule("time");
   if (state->format_source == NULL || state->time_module == NULL)
@@ -216,7 +230,9 @@ static int execute(PyObject *module) {
   state->high_water = PyLong_FromLong(HIGH_WATER);
   state->low_water = PyLong_FromLong(LOW_WATER);
   state->only_context = PyTuple_Pack(1, state->str_context);
-  if (state->buffered_protocol == NULL || state->high_water == NULL || state->low_water == NULL || state->only_context == NULL)
+  state->only_loop = PyTuple_Pack(1, state->str_loop);
+  if (state->buffered_protocol == NULL || state->high_water == NULL || state->low_water == NULL || state->only_context == NULL ||
+      state->only_loop == NULL)
     return -1;
   if (state->empty_bytes == NULL || take_api(state) < 0 || take_handles(state) < 0 || take_loop(state) < 0 ||
       handles_add_types(module, state) < 0)
@@ -252,6 +268,9 @@ static int execute(PyObject *module) {
     visit(state->high_water);                                                                                              \
     visit(state->low_water);                                                                                               \
     visit(state->only_context);                                                                                            \
+    visit(state->only_loop);                                                                                               \
+    visit(state->futures_dict);                                                                                            \
+    visit(state->tasks_dict);                                                                                              \
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
     visit(state->threadsafe_handle);                                                                                       \
@@ -267,6 +286,8 @@ static int execute(PyObject *module) {
     visit(state->base_call_soon_threadsafe);                                                                               \
     visit(state->base_call_later);                                                                                         \
     visit(state->base_call_at);                                                                                            \
+    visit(state->base_create_future);                                                                                      \
+    visit(state->base_create_task);                                                                                        \
     visit(state->monotonic);                                                                                               \
     visit(state->time_module);                                                                                             \
     visit(state->time_dict);                                                                                               \

@@ -1,0 +1,213 @@
+/* What puts callbacks into the loop, and makes what awaits them: call_soon() and its kin, create_future(), create_task().
+ *
+ * The functions here do what BaseEventLoop's do, in the same order, and leave to those whatever is rare: debug mode with its checks, a
+ * closed loop, unusual arguments, and every loop of which a tool has replaced a part. So what stands here is the one common case.
+ */
+#include "accelerator.h"
+
+/* Whether the loop is open and in no debug mode, `parts` of it (PLAIN_*) are its own, there are as many arguments as are needed, and no
+ * keyword but a real context. */
+static inline int is_common(EventLoop *self, int parts, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t needed,
+                            PyObject *kwnames, PyObject **context) {
+  int own = loop_plain(self);
+
+  *context = NULL;
+  if (own < 0)
+    PyErr_Clear(); /* who is asked instead finds the same */
+  if (own < 0 || (own & parts) != parts)
+    return 0;
+  if (self->closed != Py_False || self->debug != Py_False || nargs < needed || self->ready == NULL)
+    return 0;
+  if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
+    return 1;
+  if (PyTuple_GET_SIZE(kwnames) != 1)
+    return 0;
+  if (PyTuple_GET_ITEM(kwnames, 0) != self->state->str_context &&
+      PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), self->state->str_context) != 0)
+    return 0;
+  if (args[nargs] == Py_None)
+    return 1;
+  *context = args[nargs];
+  return PyContext_CheckExact(*context);
+}
+
+static PyObject *add_ready(EventLoop *self, int kind, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  PyObject *handle = handle_new(self->state, kind, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+
+  /* Making it can begin a collection of garbage, in which anything runs. */
+  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
+    Py_CLEAR(handle);
+  return handle;
+}
+
+PyObject *loop_call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context;
+
+  if (!is_common(self, PLAIN_SOON, args, nargs, 1, kwnames, &context))
+    return loop_call_base(self->state->str_call_soon, self, args, nargs, kwnames);
+  return add_ready(self, HANDLE, args, nargs, context);
+}
+
+/* From 3.14 on cancelling such a handle waits until it has run: it is of a class of its own. */
+static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  PyObject *arguments, *handle = NULL;
+  Py_ssize_t i;
+
+  if (self->state->threadsafe_handle == NULL)
+    return add_ready(self, HANDLE, args, nargs, context);
+  if (is_threadsafe_known(self->state))
+    return add_ready(self, THREADSAFE, args, nargs, context);
+  arguments = PyTuple_New(nargs - 1);
+  if (arguments == NULL)
+    return NULL;
+  for (i = 1; i < nargs; i++)
+    PyTuple_SET_ITEM(arguments, i - 1, Py_NewRef(args[i]));
+  handle = PyObject_CallFunctionObjArgs((PyObject *) self->state->threadsafe_handle, args[0], arguments, (PyObject *) self,
+                                        context != NULL ? context : Py_None, NULL);
+  Py_DECREF(arguments);
+  /* Python has run: the loop may have been closed meanwhile. */
+  if (handle != NULL && self->ready != NULL && ready_append(self->ready, handle) < 0)
+    Py_CLEAR(handle);
+  return handle;
+}
+
+PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context, *handle;
+
+  if (!is_common(self, PLAIN_SOON | PLAIN_WAKE, args, nargs, 1, kwnames, &context) || self->queue == NULL)
+    return loop_call_base(self->state->str_call_soon_threadsafe, self, args, nargs, kwnames);
+  handle = add_ready_threadsafe(self, args, nargs, context);
+  /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
+  if (handle != NULL && self->queue != NULL && (!self->running || self->queue->waiting) &&
+      self->queue->loop != NULL)
+    self->state->api->wake(self->queue->loop);
+  return handle;
+}
+
+/* Futures and tasks ask it when they are made. */
+PyObject *loop_get_debug(EventLoop *self, PyObject *unused) {
+  (void) unused;
+  return Py_NewRef(self->debug != NULL ? self->debug : Py_False);
+}
+
+/* Takes the reference to `when`. */
+static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+  State *state = self->state;
+  PyObject *timer = handle_new(state, TIMER, (PyObject *) self, args[0], args + 1, nargs - 1, context);
+
+  if (timer == NULL || loop_count_timers(self) < 0) {
+    Py_XDECREF(timer);
+    Py_DECREF(when);
+    return NULL;
+  }
+  SLOT(timer, layout.when) = when;
+  due_of(timer)->number = Py_NewRef(when);
+  due_of(timer)->when = PyFloat_AS_DOUBLE(when);
+  if (timers_push(state, self->scheduled, timer) < 0) {
+    Py_DECREF(timer);
+    return NULL;
+  }
+  replace(&SLOT(timer, layout.scheduled), Py_NewRef(Py_True));
+  return timer;
+}
+
+PyObject *loop_call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context;
+
+  if (!is_common(self, PLAIN_BASE_AT, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) ||
+      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+    return loop_call_base(self->state->str_call_at, self, args, nargs, kwnames);
+  return add_timer(self, Py_NewRef(args[0]), args + 1, nargs - 1, context);
+}
+
+PyObject *loop_call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  PyObject *context, *when;
+  double delay, now;
+
+  if (!is_common(self, PLAIN_CALL_AT | PLAIN_BASE_AT | PLAIN_TIME, args, nargs, 2, kwnames, &context) ||
+      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+    return loop_call_base(self->state->str_call_later, self, args, nargs, kwnames);
+  if (PyFloat_CheckExact(args[0])) {
+    delay = PyFloat_AS_DOUBLE(args[0]);
+  } else if (PyLong_CheckExact(args[0])) {
+    delay = PyLong_AsDouble(args[0]);
+    if (delay == -1.0 && PyErr_Occurred())
+      return NULL;
+  } else {
+    return loop_call_base(self->state->str_call_later, self, args, nargs, kwnames);
+  }
+  if (loop_time(self, 1, &now) < 0)
+    return NULL;
+  when = PyFloat_FromDouble(now + delay);
+  return when != NULL ? add_timer(self, when, args + 1, nargs - 1, context) : NULL;
+}
+
+/* What awaits: asyncio's own classes, made as its functions make them. */
+
+/* Whether the loop is open and in no debug mode, in which a future writes down who has made it. */
+static inline int may_make(EventLoop *self) {
+  int own = loop_plain(self);
+
+  if (own < 0)
+    PyErr_Clear();
+  return own > 0 && own & PLAIN_MAKE && self->closed == Py_False && self->debug == Py_False;
+}
+
+/* A class by the name that somebody may have put another one under; a new reference. */
+static PyObject *find_class(PyObject *dict, PyObject *name) {
+  PyObject *found = PyDict_GetItemWithError(dict, name);
+
+  if (found == NULL && !PyErr_Occurred())
+    PyErr_Format(PyExc_AttributeError, "asyncio has no %U", name);
+  return Py_XNewRef(found);
+}
+
+PyObject *loop_create_future(EventLoop *self, PyObject *unused) {
+  State *state = self->state;
+  PyObject *loop = (PyObject *) self, *kind, *future;
+
+  (void) unused;
+  if (!may_make(self))
+    return loop_call_base(state->str_create_future, self, NULL, 0, NULL);
+  kind = find_class(state->futures_dict, state->str_future);
+  if (kind == NULL)
+    return NULL;
+  future = PyObject_Vectorcall(kind, &loop, 0, state->only_loop);
+  Py_DECREF(kind);
+  return future;
+}
+
+static int is_name(PyObject *name, PyObject *wanted) {
+  return name == wanted || PyUnicode_Compare(name, wanted) == 0;
+}
+
+/* With no keywords but a name and a context, which every version's has. */
+PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  State *state = self->state;
+  Py_ssize_t count = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0, i;
+  PyObject *stack[4], *names, *kind, *task;
+
+  if (!may_make(self) || self->task_factory != Py_None || nargs != 1 || count > 2)
+    return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
+  for (i = 0; i < count; i++) {
+    if (!is_name(PyTuple_GET_ITEM(kwnames, i), state->str_name_of) && !is_name(PyTuple_GET_ITEM(kwnames, i), state->str_context))
+      return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
+  }
+  kind = find_class(state->tasks_dict, state->str_task);
+  names = kind != NULL ? PyTuple_New(count + 1) : NULL;
+  if (names == NULL) {
+    Py_XDECREF(kind);
+    return NULL;
+  }
+  stack[0] = args[0];
+  stack[1] = (PyObject *) self;
+  PyTuple_SET_ITEM(names, 0, Py_NewRef(state->str_loop));
+  for (i = 0; i < count; i++) {
+    stack[2 + i] = args[1 + i];
+    PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+  }
+  task = PyObject_Vectorcall(kind, stack, 1, names);
+  Py_DECREF(kind);
+  Py_DECREF(names);
+  return task;
+}
