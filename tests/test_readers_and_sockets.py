@@ -417,3 +417,11 @@ def test_a_reader_that_comes_while_a_wait_ends_is_kept():
     loop = Loop()
     loop.run_until_complete(main())
     loop.close()
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+async def test_sock_connect_says_what_is_wrong_with_a_port(port):
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        with pytest.raises(OverflowError, match=r"^(connect\(\): )?port must be 0-65535\.$"):
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))

@@ -201,7 +201,11 @@ connect: Callable[[list[int], int, int, int, str, Any], tuple[Any, Any]] = getat
 
 def _begin(sock: socket.SocketType, address: Any) -> bool:
     """Call connect() and return whether it is under way; the usual answer is no failure, and would be an exception."""
-    failure = sock.connect_ex(address)
+    try:
+        failure = sock.connect_ex(address)
+    except OverflowError:  # it names the function
+        sock.connect(address)
+        raise
     if failure and failure not in UNDER_WAY:
         raise OSError(failure, os.strerror(failure))
     return failure != 0
