@@ -127,6 +127,68 @@ async def test_a_timer_does_not_wait_for_more_than_a_slow_protocol(kind):
 
 
 @KINDS
+async def test_a_timer_that_is_due_does_not_wait_for_more_than_the_next_piece(kind):
+    transport, protocol, peer, sent = await flooded(kind)
+    loop = asyncio.get_running_loop()
+    deliveries, at_the_timer = [], []
+
+    def received():
+        deliveries.append(protocol.count)
+        if len(deliveries) == 1:
+            loop.call_later(0, lambda: at_the_timer.append(len(deliveries)))
+
+    protocol.received = received
+    transport.resume_reading()
+    await until(lambda: protocol.count == sent and at_the_timer)
+    assert at_the_timer[0] <= 2
+    await end(transport, protocol, peer)
+
+
+async def test_a_protocol_may_resize_what_its_last_buffer_was_a_view_of():
+    class Growing(Buffered):
+        def __init__(self):
+            super().__init__()
+            self.data = bytearray()
+
+        def get_buffer(self, sizehint):
+            self.data.extend(bytes(self.count + 256 * 1024 - len(self.data)))
+            return memoryview(self.data)[self.count :]
+
+    transport, protocol, peer, sent = await flooded(Growing)
+    transport.resume_reading()
+    await until(lambda: protocol.count == sent or protocol.ended.done())
+    assert protocol.count == sent
+    await end(transport, protocol, peer)
+
+
+@KINDS
+def test_what_a_flush_between_two_reads_does_is_seen(kind):
+    async def receive():
+        transport, protocol, peer, sent = await flooded(kind)
+        deliveries = []
+
+        class Pausing:
+            def _flush(self):
+                transport.pause_reading()
+
+        def received():
+            deliveries.append(protocol.count)
+            if len(deliveries) == 2:
+                asyncio.get_running_loop()._uv.dirty.append(Pausing())
+
+        protocol.received = received
+        transport.resume_reading()
+        await until(lambda: len(deliveries) == 2)
+        await asyncio.sleep(0.01)
+        assert len(deliveries) == 2
+        transport.resume_reading()
+        await until(lambda: protocol.count == sent)
+        await end(transport, protocol, peer)
+
+    ffloop.run(receive())
+
+
+@KINDS
 @pytest.mark.parametrize("how", ["pause_reading", "close", "abort"])
 async def test_who_pauses_or_closes_receives_nothing_more(kind, how):
     transport, protocol, peer, sent = await flooded(kind)

@@ -142,10 +142,13 @@ class Receiving(State):
     def _may_read_on(self, until: float) -> bool:
         """Return whether to read once more in this turn: there is nothing else to do by then, and somebody wants it."""
         loop = self._loop
-        if self._context is None or self._held or loop._uv.found > 1 or loop._stopping or monotonic() > until:
+        if loop._uv.found > 1 or monotonic() > until:
             return False
         loop._uv.flush()  # what was written meanwhile, by whomever, does not wait for this
-        return not loop._ready
+        if self._context is None or self._held or loop._stopping or loop._ready:
+            return False
+        scheduled = loop._scheduled
+        return not scheduled or scheduled[0]._when >= loop.time() + loop._clock_resolution
 
     def _fill_record(self, nread: int, offset: int) -> None:
         try:
@@ -277,6 +280,7 @@ class Receiving(State):
             if not size:
                 self._on_read_end(uv.EOF)
                 return
+            buffer = None  # a view that is left would keep get_buffer() from resizing what it is of
             if size > MUCH and not reads:
                 until = monotonic() + LONGEST_READING
             try:
@@ -293,7 +297,7 @@ class Receiving(State):
                 return
 
     def _on_failed_fill(self, exc: BaseException, buffer: Any) -> None:
-        if isinstance(exc, BufferError):
+        if isinstance(exc, BufferError | TypeError):
             # For what cannot be written to, system calls and views have several; asyncio has one.
             exc = TypeError(f"get_buffer() must return a read-write bytes-like object, not {type(buffer).__name__}")
         self._fatal_error(exc, "Fatal read error on socket transport")

@@ -102,6 +102,7 @@ typedef struct {
   PyObject *only_context; /* ("context",): the names of the keywords of call_soon() */
   PyObject *only_loop;    /* ("loop",): of futures' and tasks' */
   PyObject *futures_dict, *tasks_dict; /* where their classes can be replaced */
+  PyObject *future_class, *task_class; /* those in C, NULL in a Python without */
 
   PyObject *free_handles[KINDS_OF_HANDLES]; /* chained by their slot for the callback */
   int free_count[KINDS_OF_HANDLES];
@@ -352,7 +353,7 @@ static inline EventLoop *loop_of(const State *state, PyObject *transport) {
 
 /* Whether something is kept that came while nobody was to have it. */
 static inline int is_held(const Part *part) {
-  return part->held != NULL && part->held != Py_None;
+  return part->held != NULL && part->held != Py_None && PyList_CheckExact(part->held) && PyList_GET_SIZE(part->held) > 0;
 }
 
 int stream_add_type(PyObject *module, State *state);

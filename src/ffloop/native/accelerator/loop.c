@@ -409,6 +409,13 @@ static void dealloc(EventLoop *self) {
 
 #define FUNCTION(f) ((PyCFunction) (void (*)(void)) (f))
 
+/* As BaseEventLoop has them. */
+#if PY_VERSION_HEX >= 0x030e0000
+#define TASK_KEYWORDS "**kwargs"
+#else
+#define TASK_KEYWORDS "*, name=None, context=None"
+#endif
+
 static PyMethodDef methods[] = {
   {"call_soon", FUNCTION(loop_call_soon), METH_FASTCALL | METH_KEYWORDS,
    "call_soon($self, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` in the next turn of the loop."},
@@ -420,7 +427,7 @@ static PyMethodDef methods[] = {
    "call_at($self, when, callback, /, *args, context=None)\n--\n\nCall `callback(*args)` when time() has reached `when`."},
   {"create_future", FUNCTION(loop_create_future), METH_NOARGS, "create_future($self, /)\n--\n\nReturn a future that belongs to the loop."},
   {"create_task", FUNCTION(loop_create_task), METH_FASTCALL | METH_KEYWORDS,
-   "create_task($self, coro, /, **kwargs)\n--\n\nRun a coroutine as a task; return the task."},
+   "create_task($self, coro, " TASK_KEYWORDS ")\n--\n\nRun a coroutine as a task; return the task."},
   {"get_debug", FUNCTION(loop_get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
   {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
   {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},

@@ -199,6 +199,13 @@ static int take_loop(State *state) {
   state->tasks_dict = dict_of("asyncio.tasks");
   if (state->futures_dict == NULL || state->tasks_dict == NULL)
     return -1;
+  state->future_class = import_from("_asyncio", "Future");
+  state->task_class = state->future_class != NULL ? import_from("_asyncio", "Task") : NULL;
+  if (state->task_class == NULL) {
+    if (!PyErr_ExceptionMatches(PyExc_ImportError) && !PyErr_ExceptionMatches(PyExc_AttributeError))
+      return -1;
+    PyErr_Clear();
+  }
   state->format_source = import_from("asyncio.format_helpers", "_format_callback_source");
   state->time_module = PyImport_ImportModule("time");
   if (state->format_source == NULL || state->time_module == NULL)
@@ -271,6 +278,8 @@ static int execute(PyObject *module) {
     visit(state->only_loop);                                                                                               \
     visit(state->futures_dict);                                                                                            \
     visit(state->tasks_dict);                                                                                              \
+    visit(state->future_class);                                                                                            \
+    visit(state->task_class);                                                                                              \
     visit(state->asyncio_handle);                                                                                          \
     visit(state->asyncio_timer);                                                                                           \
     visit(state->threadsafe_handle);                                                                                       \

@@ -153,28 +153,23 @@ static inline int may_make(EventLoop *self) {
   return own > 0 && own & PLAIN_MAKE && self->closed == Py_False && self->debug == Py_False;
 }
 
-/* A class by the name that somebody may have put another one under; a new reference. */
-static PyObject *find_class(PyObject *dict, PyObject *name) {
+/* Whether a class of asyncio's is the one in C: somebody may have put another one under its name. */
+static int is_in_c(PyObject *dict, PyObject *name, PyObject *known) {
   PyObject *found = PyDict_GetItemWithError(dict, name);
 
-  if (found == NULL && !PyErr_Occurred())
-    PyErr_Format(PyExc_AttributeError, "asyncio has no %U", name);
-  return Py_XNewRef(found);
+  if (found == NULL)
+    PyErr_Clear(); /* who is asked instead complains */
+  return found != NULL && found == known;
 }
 
 PyObject *loop_create_future(EventLoop *self, PyObject *unused) {
   State *state = self->state;
-  PyObject *loop = (PyObject *) self, *kind, *future;
+  PyObject *loop = (PyObject *) self;
 
   (void) unused;
-  if (!may_make(self))
+  if (!may_make(self) || !is_in_c(state->futures_dict, state->str_future, state->future_class))
     return loop_call_base(state->str_create_future, self, NULL, 0, NULL);
-  kind = find_class(state->futures_dict, state->str_future);
-  if (kind == NULL)
-    return NULL;
-  future = PyObject_Vectorcall(kind, &loop, 0, state->only_loop);
-  Py_DECREF(kind);
-  return future;
+  return PyObject_Vectorcall(state->future_class, &loop, 0, state->only_loop);
 }
 
 static int is_name(PyObject *name, PyObject *wanted) {
@@ -185,20 +180,18 @@ static int is_name(PyObject *name, PyObject *wanted) {
 PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   State *state = self->state;
   Py_ssize_t count = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0, i;
-  PyObject *stack[4], *names, *kind, *task;
+  PyObject *stack[4], *names, *task;
 
-  if (!may_make(self) || self->task_factory != Py_None || nargs != 1 || count > 2)
+  if (!may_make(self) || self->task_factory != Py_None || nargs != 1 || count > 2 ||
+      !is_in_c(state->tasks_dict, state->str_task, state->task_class))
     return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
   for (i = 0; i < count; i++) {
     if (!is_name(PyTuple_GET_ITEM(kwnames, i), state->str_name_of) && !is_name(PyTuple_GET_ITEM(kwnames, i), state->str_context))
       return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
   }
-  kind = find_class(state->tasks_dict, state->str_task);
-  names = kind != NULL ? PyTuple_New(count + 1) : NULL;
-  if (names == NULL) {
-    Py_XDECREF(kind);
+  names = PyTuple_New(count + 1);
+  if (names == NULL)
     return NULL;
-  }
   stack[0] = args[0];
   stack[1] = (PyObject *) self;
   PyTuple_SET_ITEM(names, 0, Py_NewRef(state->str_loop));
@@ -206,8 +199,7 @@ PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t na
     stack[2 + i] = args[1 + i];
     PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
   }
-  task = PyObject_Vectorcall(kind, stack, 1, names);
-  Py_DECREF(kind);
+  task = PyObject_Vectorcall(state->task_class, stack, 1, names);
   Py_DECREF(names);
   return task;
 }

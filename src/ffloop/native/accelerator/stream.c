@@ -390,14 +390,25 @@ static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t mos
 static int may_read_on(State *state, PyObject *self, const PyObject *protocol, int64_t until) {
   const Part *part = part_of(self);
   EventLoop *loop = loop_of(state, self);
+  Py_ssize_t timers;
+  double when, now;
+  int own;
 
-  if (part->context == NULL || part->context == Py_None || part->protocol != protocol || !part->fills || is_held(part) || loop == NULL ||
-      loop->queue == NULL || loop->ready == NULL || loop->queue->count > 1 || loop->stopping != Py_False || monotonic_ns() > until)
+  if (loop == NULL || loop->queue == NULL || loop->queue->count > 1 || monotonic_ns() > until)
     return 0;
   /* What was written meanwhile, by whomever, does not wait for this. */
   if (queue_flush(loop->queue) < 0)
     return -1;
-  return loop->ready->length == 0;
+  if (part->context == NULL || part->context == Py_None || part->protocol != protocol || !part->fills || is_held(part) ||
+      loop->stopping != Py_False || loop->ready == NULL || loop->ready->length > 0)
+    return 0;
+  timers = loop_count_timers(loop);
+  if (timers <= 0)
+    return timers < 0 ? -1 : 1;
+  own = loop_plain(loop);
+  if (own < 0 || timers_when(state, PyList_GET_ITEM(loop->scheduled, 0), &when) < 0 || loop_time(loop, own & PLAIN_TIME, &now) < 0)
+    return -1;
+  return when >= now + loop->clock_resolution;
 }
 
 /* Fills the protocol's buffer, again and again while much comes. */
