@@ -15,6 +15,9 @@ import pytest
 from ..conftest import free_port
 from .processes import LIMIT, Program
 
+# Of the sanitizers' libraries, which tests are run under, PostgreSQL's programs take for ever to start.
+BARE = {"LD_PRELOAD": ""}
+
 HOW = "'apt-get install redis-server postgresql', or .ci/services as root on Debian"
 
 
@@ -56,13 +59,14 @@ def postgres():
             text=True,
             timeout=50,
             cwd=folder,
+            env={**os.environ, **BARE},
             **options,
         )
         assert made.returncode == 0, made.stderr
         port = free_port()
         settings = f"port={port} listen_addresses=127.0.0.1 fsync=off unix_socket_directories={folder}".split()
         command = [binaries / "postgres", "-D", folder / "data", *(word for item in settings for word in ("-c", item))]
-        with Program(*command, cwd=folder, env={"LC_ALL": "C"}, **options) as program:
+        with Program(*command, cwd=folder, env={"LC_ALL": "C", **BARE}, **options) as program:
             program.wait_for("ready to accept connections")
             yield port, str(folder)
             program.send(signal.SIGINT)  # clients that are still there are sent away
