@@ -49,6 +49,12 @@ TWO_WORKERS = pytest.mark.skipif(
 )
 """For tests of uvicorn with several workers."""
 
+PAUSES = pytest.mark.skipif(
+    "pause_reading" not in vars(asyncio.selector_events._SelectorTransport),
+    reason="asyncio of the first Pythons 3.11 (Debian 12 has 3.11.2) pauses no datagrams, nor what has just been made",
+)
+"""For tests that pause, and are run on stdlib asyncio too."""
+
 
 def collect():
     """Collect garbage. PyPy finalizes a chain of objects link by link, one in each collection."""

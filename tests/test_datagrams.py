@@ -13,7 +13,7 @@ from asyncio import selector_events
 
 import pytest
 
-from .conftest import collect
+from .conftest import PAUSES, collect
 
 pytestmark = pytest.mark.asyncio
 
@@ -387,6 +387,7 @@ async def test_a_connected_socket_that_was_given_is_connected(no_leaks):
         await closed(transport)
 
 
+@PAUSES
 @pytest.mark.parametrize("end", ["close", "abort", "forgotten"])
 async def test_a_socket_that_was_given_stays_usable_until_the_transport_is_closed(end, no_leaks):
     sock = plain()
@@ -573,6 +574,7 @@ async def test_large_unix_datagrams_to_several_endpoints_all_arrive_in_order(tmp
     await closed(*(transport for transport, _ in servers))
 
 
+@PAUSES
 async def test_a_unix_endpoint_that_pauses_inside_a_batch_loses_nothing(tmp_path):
     server, protocol = await endpoint(family=socket.AF_UNIX, local_addr=str(tmp_path / "server"))
     got = []
@@ -1128,6 +1130,7 @@ async def test_a_protocol_that_is_switched_gets_the_rest_of_the_batch():
     await closed(transport)
 
 
+@PAUSES
 @pytest.mark.parametrize("unix", [False, True])
 async def test_pausing_inside_a_batch_keeps_the_rest_of_it_until_resumed(tmp_path, unix):
     class Pausing(Recorder):
@@ -1154,6 +1157,7 @@ async def test_pausing_inside_a_batch_keeps_the_rest_of_it_until_resumed(tmp_pat
     await closed(transport)
 
 
+@PAUSES
 @pytest.mark.parametrize("unix", [False, True])
 async def test_what_was_kept_comes_after_what_is_scheduled_when_reading_goes_on(tmp_path, unix):
     loop = asyncio.get_running_loop()
@@ -1230,6 +1234,7 @@ async def test_sending_on_a_lost_unconnected_endpoint_is_dropped():
         transport.sendto(b"x", ("127.0.0.1", 9))
 
 
+@PAUSES
 async def test_a_forgotten_endpoint_warns_and_leaves_no_descriptor_open(no_leaks):
     transport, protocol = await endpoint()
     transport.pause_reading()  # else the loop holds it

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import ffloop
 from ffloop.tls import protocol_class
 
+from ..conftest import PAUSES
 from . import scheduling, streams, tls
 from .world import observe
 
@@ -165,6 +166,7 @@ def run_alike(program):
     assert ours == theirs
 
 
+@PAUSES
 @given(programs(READING + AROUND, READING_EVENTS))
 @examples(150)
 def test_programs_that_read_run_alike(program):
@@ -177,6 +179,7 @@ def test_programs_that_write_run_alike(program):
     run_alike(program)
 
 
+@PAUSES
 @given(programs(READING + ENDING + AROUND, READING_EVENTS))
 @examples(150)
 def test_programs_that_read_to_the_end_run_alike(program):
@@ -189,6 +192,7 @@ def test_programs_that_write_to_the_end_run_alike(program):
     run_alike(program)
 
 
+@PAUSES
 @given(programs(READING + WRITING + ENDING + AROUND, READING_EVENTS | WRITING_EVENTS))
 @examples(150)
 def test_programs_of_everything_run_alike(program):
