@@ -1051,6 +1051,24 @@ async def test_a_protocol_set_after_the_end_does_not_get_the_end_again():
     peer.close()
 
 
+async def test_who_pauses_and_resumes_after_the_end_gets_it_again_and_can_write_on():
+    transport, protocol, peer = await pair()
+    protocol.keep_open = True
+    peer.send(b"x")
+    peer.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in protocol.events)
+    for _ in range(2):
+        transport.pause_reading()
+        transport.resume_reading()
+        await asyncio.sleep(0.01)
+    assert protocol.events == ["made", "data", "eof", "eof", "eof"]
+    transport.write(b"still open")
+    assert await asyncio.get_running_loop().sock_recv(peer, 100) == b"still open"
+    transport.close()
+    assert await protocol.lost is None
+    peer.close()
+
+
 async def test_bytes_that_came_for_a_protocol_with_a_buffer_go_to_one_without_that_is_set_meanwhile():
     class Buffered(Recorder, asyncio.BufferedProtocol):
         def get_buffer(self, sizehint):

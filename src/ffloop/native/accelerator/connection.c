@@ -206,11 +206,12 @@ static PyObject *enter(PyObject *self, PyObject *const *args, Py_ssize_t nargs) 
   Py_RETURN_NONE;
 }
 
-static int stop_reading(State *state, PyObject *self) {
+/* `ended`: nothing can come any more. */
+static int stop_reading(State *state, PyObject *self, int ended) {
   Part *part = part_of(self);
 
   /* What is still to come is kept, for whoever only pauses. */
-  if (!part->closing || !is_tcp(state, part->stream))
+  if ((!part->closing && !ended) || !is_tcp(state, part->stream))
     return tell(call_pure(self, state->str_stop_reading));
   if (part->context == NULL || part->context == Py_None)
     return 0;
@@ -220,7 +221,7 @@ static int stop_reading(State *state, PyObject *self) {
 
 static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {
   (void) unused;
-  if (stop_reading(part_of(self)->state, self) < 0)
+  if (stop_reading(part_of(self)->state, self, 0) < 0)
     return NULL;
   Py_RETURN_NONE;
 }
@@ -234,7 +235,7 @@ static int close_connection(State *state, PyObject *self) {
   if (part->closing)
     return 0;
   part->closing = 1;
-  if (stop_reading(state, self) < 0)
+  if (stop_reading(state, self, 0) < 0)
     return -1;
   if (is_held(part) && PyList_CheckExact(part->held) && PyList_SetSlice(part->held, 0, PyList_GET_SIZE(part->held), NULL) < 0)
     return -1;
@@ -285,7 +286,7 @@ int connection_read_end(State *state, PyObject *self) {
   if (keep_open < 0)
     return -1;
   /* Kept open, the protocol may go on writing; there is nothing left to read, for the next protocol neither. */
-  return keep_open ? stop_reading(state, self) : close_connection(state, self);
+  return keep_open ? stop_reading(state, self, 1) : close_connection(state, self);
 }
 
 static PyObject *call_connection_lost(PyObject *self, PyObject *exc) {
