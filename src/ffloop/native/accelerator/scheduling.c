@@ -189,12 +189,13 @@ PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t na
     if (!is_name(PyTuple_GET_ITEM(kwnames, i), state->str_name_of) && !is_name(PyTuple_GET_ITEM(kwnames, i), state->str_context))
       return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
   }
-  names = PyTuple_New(count + 1);
-  if (names == NULL)
-    return NULL;
   stack[0] = args[0];
   stack[1] = (PyObject *) self;
-  PyTuple_SET_ITEM(names, 0, Py_NewRef(state->str_loop));
+  names = count > 0 ? PyTuple_New(count + 1) : Py_NewRef(state->only_loop);
+  if (names == NULL)
+    return NULL;
+  if (count > 0)
+    PyTuple_SET_ITEM(names, 0, Py_NewRef(state->str_loop));
   for (i = 0; i < count; i++) {
     stack[2 + i] = args[1 + i];
     PyTuple_SET_ITEM(names, i + 1, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
