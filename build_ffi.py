@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 NATIVE = Path("src/ffloop/native")
 LIBUV = Path("vendor/libuv")
 
-OWN_SOURCES = ["queue.c", "handles.c", "stream.c", "udp.c", "poll.c", "fs_event.c", "resolve.c"]
+OWN_SOURCES = ["queue.c", "wake.c", "handles.c", "stream.c", "udp.c", "poll.c", "fs_event.c", "resolve.c"]
 
 # The lists are those of libuv's CMakeLists.txt. Only Linux has been compiled by ffloop's authors.
 # threadpool.c is in native/threadpool_fork.c.

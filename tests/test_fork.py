@@ -130,6 +130,35 @@ print("fine")
 """) == ["fine"]
 
 
+def test_threads_wake_the_loop_of_their_own_process_after_a_fork():
+    # Both have been woken before, so what wakes them is set up.
+    assert run("""
+async def ask(loop, times):
+    for number in range(times):
+        assert await loop.run_in_executor(None, lambda: number + 1) == number + 1
+
+async def main(loop):
+    await ask(loop, 3)
+    await loop.shutdown_default_executor()
+
+loop = ffloop.new_event_loop()
+loop.run_until_complete(main(loop))
+loop._default_executor, loop._executor_shutdown_called = None, False
+there, back = os.pipe()
+pid = os.fork()
+if pid == 0:
+    # While the parent waits, this one is woken often: not one of it may reach the parent, nor the parent's reach it.
+    loop.run_until_complete(asyncio.wait_for(ask(loop, 1000), 30))
+    os.write(back, b"x")
+    os._exit(0)
+turns = loop._uv.metrics().iterations
+loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, os.read, there, 1), 30))
+assert loop._uv.metrics().iterations - turns < 20, loop._uv.metrics().iterations - turns
+assert join(pid) == 0
+print("done")
+""") == ["done"]
+
+
 def test_what_was_written_before_the_fork_is_sent_once():
     assert run("""
 async def main():

@@ -89,6 +89,15 @@ def test_wake_ends_a_poll_with_a_record_that_nobody_gets(loop):
     assert loop.poll(0) == 0
 
 
+def test_every_wake_up_ends_a_poll_and_many_before_it_end_one(loop):
+    for _ in range(100):
+        for _ in range(3):
+            loop.wake()
+        assert loop.poll(10) == 1
+        loop.dispatch()
+        assert loop.poll(0) == 0
+
+
 def test_wake_on_a_closed_loop_is_harmless():
     loop = uv.Loop()
     loop.close()

@@ -59,7 +59,6 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns);
 int ffloop_count(ffloop_loop *loop);
 ffloop_record *ffloop_records(ffloop_loop *loop);
 char *ffloop_region(ffloop_loop *loop);
-void ffloop_wake(ffloop_loop *loop);
 typedef struct {
   uint64_t iterations;
   uint64_t events;
@@ -68,6 +67,9 @@ typedef struct {
 int ffloop_get_metrics(ffloop_loop *loop, ffloop_metrics *out);
 int ffloop_loop_fork(ffloop_loop *loop);
 int64_t ffloop_api_address(void);
+
+/* wake.c */
+void ffloop_wake(ffloop_loop *loop);
 
 /* handles.c */
 uv_handle_t *ffloop_timer_new(ffloop_loop *loop, int64_t token, int *error);

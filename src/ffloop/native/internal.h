@@ -8,7 +8,14 @@
 
 struct ffloop_loop {
   uv_loop_t uv;
+#ifdef __linux__
+  uv_poll_t wake;         /* ends a poll from any thread: it watches */
+  int wake_fd;            /* an eventfd, */
+  int woken;              /* which was written to since it was last seen ready; atomic, every thread's */
+  int edge_triggered;     /* the kernel tells of each write once, unread */
+#else
   uv_async_t wake;        /* ends a poll from any thread */
+#endif
   uv_timer_t deadline;    /* the one timer behind ffloop_run's timeout */
   uv_mutex_t wake_lock;   /* guards `closed` against ffloop_wake */
   ffloop_record *records;
@@ -70,6 +77,15 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
 
 /* Makes of a ffloop_peer at `from` the address that the system wants. */
 void ffloop_read_peer(const char *from, struct sockaddr_in6 *name);
+
+/* wake.c: makes what ends a poll from another thread, in a loop that libuv has made. Returns 0 or an error; then nothing is left open. */
+int ffloop_wake_open(ffloop_loop *loop);
+
+/* When libuv has closed the loop. */
+void ffloop_wake_closed(ffloop_loop *loop);
+
+/* In a forked child, before uv_loop_fork: the parent is not to be woken from here. Returns 0 or an error. */
+int ffloop_wake_fork(ffloop_loop *loop);
 
 #ifdef __linux__
 /* Gives a forked child an epoll set of its own, empty, under the same number. Returns 0 or an error. */

@@ -1,6 +1,6 @@
 /* The completion queue: one libuv loop, the records that its callbacks append, and the region that
  * received bytes land in. What lives here runs once a turn. What a single kind of handle needs does not:
- * see handles.c, stream.c, udp.c, poll.c and resolve.c.
+ * see handles.c, stream.c, udp.c, poll.c and resolve.c; nor what ends a poll from another thread: see wake.c.
  */
 #include "internal.h"
 
@@ -22,12 +22,6 @@ const int FFLOOP_SYSTEM_LIBUV = 0;
 
 enum { FIRST_RECORDS = 256 };
 
-/* A record that nobody gets: whoever stands between the loop and its poll, as a patched clock does, sees that something
- * has come and does not poll again, which would wait for what came already. */
-static void on_wake(uv_async_t *wake) {
-  ffloop_append(FFLOOP_OF(wake), 0, FFLOOP_ASYNC, 0, 0);
-}
-
 static void on_deadline(uv_timer_t *deadline) {
   (void) deadline;
 }
@@ -35,7 +29,7 @@ static void on_deadline(uv_timer_t *deadline) {
 /* Whether a handful of descriptors can still be had. */
 static int check_descriptors(void) {
 #ifndef _WIN32
-  enum { HANDFUL = 6 };
+  enum { HANDFUL = 7 };
   int fds[HANDFUL];
   int count;
   int status = 0;
@@ -96,7 +90,7 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
   if (*error != 0)
     goto destroy_lock;
   loop->uv.data = loop;
-  *error = uv_async_init(&loop->uv, &loop->wake, on_wake);
+  *error = ffloop_wake_open(loop);
   if (*error != 0)
     goto close_loop;
   uv_timer_init(&loop->uv, &loop->deadline);
@@ -153,6 +147,8 @@ int ffloop_loop_close(ffloop_loop *loop) {
     loop->poll_set = -1;
   }
 #endif
+  if (status == 0)
+    ffloop_wake_closed(loop);
   loop->finished = status == 0;
   return status;
 }
@@ -232,6 +228,8 @@ int ffloop_loop_fork(ffloop_loop *loop) {
   /* A thread that held it is gone, so nobody will ever unlock it. */
   status = uv_mutex_init(&loop->wake_lock);
   if (status == 0)
+    status = ffloop_wake_fork(loop);
+  if (status == 0)
     status = uv_loop_fork(&loop->uv);
 #ifdef __linux__
   if (status == 0 && loop->poll_set != -1)
@@ -248,15 +246,6 @@ ffloop_record *ffloop_records(ffloop_loop *loop) {
 /* What was received in the last ffloop_run; it never moves. */
 char *ffloop_region(ffloop_loop *loop) {
   return loop->region;
-}
-
-/* Ends a running poll, or the next one, with a record of token 0. From any thread, and harmless on a closed loop; the
- * caller's reference to `loop` keeps the memory. */
-void ffloop_wake(ffloop_loop *loop) {
-  uv_mutex_lock(&loop->wake_lock);
-  if (!loop->closed)
-    uv_async_send(&loop->wake);
-  uv_mutex_unlock(&loop->wake_lock);
 }
 
 /* How many records the last ffloop_run has left: for a caller that was interrupted before it knew. */
