@@ -103,6 +103,37 @@ def test_the_wakeup_descriptor_is_put_back_and_gets_its_signals_meanwhile():
         right.close()
 
 
+def test_a_run_that_never_waits_leaves_the_wakeup_descriptor_alone(loop):
+    found = []
+
+    async def main():
+        for _ in range(3):
+            found.append(signal.set_wakeup_fd(-1))
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    assert found == [-1] * 3
+
+
+def test_a_signal_that_comes_before_the_first_wait_is_dealt_with_before_it(loop):
+    # Its handler sets no descriptor and wakes nobody: the wait would not end.
+    called = []
+
+    def handler(signum, frame):
+        called.append(signum)
+        loop.stop()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        loop.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        end = loop.call_later(20, loop.stop)
+        loop.run_forever()
+        end.cancel()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert called == [signal.SIGUSR1]
+
+
 def test_running_off_the_main_thread_touches_no_signals():
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)

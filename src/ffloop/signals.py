@@ -1,7 +1,7 @@
 """Signals: they end the wait, and reach the handlers that the program set.
 
-While the loop runs in the main thread, Python's wake-up descriptor is ours: a signal writes a byte there,
-which ends the poll, and Python runs the handler between two bytecodes. Afterwards the descriptor that was
+While the loop runs in the main thread, from its first wait on, Python's wake-up descriptor is ours: a signal writes a
+byte there, which ends the poll, and Python runs the handler between two bytecodes. Afterwards the descriptor that was
 set before is set again. With a handler of `add_signal_handler` it stays ours between runs too, so that
 a signal that comes before the loop runs is not lost.
 """
@@ -107,14 +107,25 @@ class Signals(Readers):
             super().run_forever()
             return
         self._check_closed()
+        queue = self._uv
+        before, queue.before_wait = queue.before_wait, self._before_wait
+        try:
+            super().run_forever()
+        finally:
+            queue.before_wait = before
+            self._return_wakeup()
+
+    def _before_wait(self) -> bool:
+        """Have signals end the wait that is about to begin, and those after it; return whether it need not begin.
+
+        A run that never waits, as many of `run_until_complete` do, is spared the four system calls.
+        """
         try:
             self._take_wakeup()
         except ValueError:
             pass  # the main thread of a subinterpreter: signals are the main interpreter's
-        try:
-            super().run_forever()
-        finally:
-            self._return_wakeup()
+        self._uv.before_wait = None
+        return bool(self._ready or self._stopping)  # a signal that came before has its handler run by now
 
     def close(self) -> None:
         """Close the loop and every descriptor that it owns. Raises `RuntimeError` while it runs."""

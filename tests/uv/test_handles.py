@@ -98,6 +98,23 @@ def test_every_wake_up_ends_a_poll_and_many_before_it_end_one(loop):
         assert loop.poll(0) == 0
 
 
+def test_a_poll_asks_before_it_waits_and_only_then(loop):
+    asked = []
+    loop.before_wait = lambda: bool(asked.append("asked"))
+    assert loop.poll(0) == 0
+    assert asked == []
+    assert loop.poll(0.001) == 0
+    assert asked == ["asked"]
+    loop.before_wait = lambda: True
+    assert loop.poll(None) == 0
+    loop.before_wait = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        loop.poll(None)
+    loop.wake()
+    loop.before_wait = None
+    assert loop.poll(None) == 1
+
+
 def test_wake_on_a_closed_loop_is_harmless():
     loop = uv.Loop()
     loop.close()

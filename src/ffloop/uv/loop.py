@@ -146,6 +146,8 @@ class Loop:
         """The `id` of what has written past this queue since the last poll, 0 for nothing."""
         self.backlog: Sized = ()
         """While this is not empty, a poll does not wait."""
+        self.before_wait: Callable[[], bool] | None = None
+        """Called before a poll waits; it does not if this returns true."""
         self.may_skip = 0
         """How many polls whoever drives this loop may skip from now on; each poll sets it to `MOST_SKIPPED`."""
         self.skipped_at = 0.0
@@ -218,6 +220,8 @@ class Loop:
         elif timeout > 0:
             nanoseconds = math.ceil(min(timeout, LONGEST) * 1e9)
         else:
+            nanoseconds = 0
+        if nanoseconds and self.before_wait is not None and self.before_wait():
             nanoseconds = 0
         try:
             found: int = _run(self._c, nanoseconds)

@@ -206,7 +206,7 @@ typedef struct {
   PyObject *module; /* keeps the state */
   ffloop_loop *loop; /* NULL before `_open` and after the loop was closed */
   Ready *dirty;
-  PyObject *callbacks, *backlog, *last, *on_error;
+  PyObject *callbacks, *backlog, *last, *on_error, *before_wait;
   PyObject *handles, *new_token; /* of the uv.Loop that it is, NULL while it is closed */
   PyObject *batch;   /* what stands for the batch in Python, once it was asked for */
   ffloop_record *records;

@@ -48,6 +48,19 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
     return -2;
   }
   queue->may_skip = MOST_SKIPPED;
+  if (timeout_ns != 0 && queue->before_wait != NULL && queue->before_wait != Py_None) {
+    PyObject *before_wait = Py_NewRef(queue->before_wait), *done = PyObject_CallNoArgs(before_wait);
+    int is_true = done != NULL ? PyObject_IsTrue(done) : -1;
+
+    Py_DECREF(before_wait);
+    Py_XDECREF(done);
+    if (is_true < 0)
+      return -2;
+    if (is_true)
+      timeout_ns = 0;
+    if (queue->loop == NULL || queue->active) /* whatever else it has done */
+      return queue_poll(queue, 0);
+  }
   if (timeout_ns != 0) {
     /* A write that failed has scheduled what tells of it; and another thread may have come in between, which wakes nobody who is
      * not waiting yet. From here to the wait the GIL is ours. */
@@ -315,6 +328,7 @@ static int traverse(Queue *queue, visitproc visit, void *arg) {
   Py_VISIT(queue->backlog);
   Py_VISIT(queue->last);
   Py_VISIT(queue->on_error);
+  Py_VISIT(queue->before_wait);
   Py_VISIT(queue->handles);
   Py_VISIT(queue->new_token);
   return 0;
@@ -328,6 +342,7 @@ static int clear(Queue *queue) {
     Py_TYPE(queue->dirty)->tp_clear((PyObject *) queue->dirty);
   Py_CLEAR(queue->last);
   Py_CLEAR(queue->on_error);
+  Py_CLEAR(queue->before_wait);
   Py_CLEAR(queue->handles);
   Py_CLEAR(queue->new_token);
   if (queue->backlog != NULL)
@@ -344,6 +359,7 @@ static void dealloc(Queue *queue) {
   Py_CLEAR(queue->backlog);
   Py_CLEAR(queue->last);
   Py_CLEAR(queue->on_error);
+  Py_CLEAR(queue->before_wait);
   Py_CLEAR(queue->batch);
   Py_CLEAR(queue->handles);
   Py_CLEAR(queue->new_token);
@@ -367,6 +383,7 @@ static PyMemberDef members[] = {
   {"backlog", T_OBJECT_EX, offsetof(Queue, backlog), 0, NULL},
   {"last", T_OBJECT, offsetof(Queue, last), 0, NULL},
   {"on_error", T_OBJECT, offsetof(Queue, on_error), 0, NULL},
+  {"before_wait", T_OBJECT, offsetof(Queue, before_wait), 0, NULL},
   {"may_skip", T_INT, offsetof(Queue, may_skip), 0, NULL},
   {"found", T_INT, offsetof(Queue, count), READONLY, NULL},
   {NULL, 0, 0, 0, NULL},
