@@ -98,6 +98,32 @@ def test_every_wake_up_ends_a_poll_and_many_before_it_end_one(loop):
         assert loop.poll(0) == 0
 
 
+def test_a_loop_that_many_wake_for_the_first_time_can_be_woken_again():
+    # The first wake-up sets something up, while the next ones come: of a thousand such loops four slept on, once.
+    def wake(loop, start):
+        start.wait()
+        for _ in range(20):
+            loop.wake()
+
+    for _ in range(500):
+        loop = uv.Loop()
+        start = threading.Event()
+        threads = [threading.Thread(target=wake, args=(loop, start)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        start.set()
+        loop.poll(10)
+        loop.dispatch()
+        for thread in threads:
+            thread.join()
+        while loop.poll(0):
+            loop.dispatch()
+        loop.wake()
+        assert loop.poll(10) == 1
+        loop.dispatch()
+        loop.close()
+
+
 def test_a_poll_asks_before_it_waits_and_only_then(loop):
     asked = []
     loop.before_wait = lambda: bool(asked.append("asked"))

@@ -23,18 +23,22 @@ static void append_wake(ffloop_loop *loop) {
 
 static void on_wake(uv_poll_t *watch, int status, int events) {
   ffloop_loop *loop = FFLOOP_OF(watch);
+  int is_read = 0;
 
   (void) status;
   (void) events;
-  /* Before anybody looks for what the loop was woken for: who brings more from now on writes again. */
-  __atomic_store_n(&loop->woken, 0, __ATOMIC_SEQ_CST);
   if (!loop->edge_triggered) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = loop->wake_fd};
     uint64_t count;
 
-    /* Unread it would be ready for ever. */
-    if (read(loop->wake_fd, &count, sizeof count) == sizeof count)
-      loop->edge_triggered = epoll_ctl(uv_backend_fd(&loop->uv), EPOLL_CTL_MOD, loop->wake_fd, &event) == 0;
+    /* Unread it would be ready for ever. Before the next line: what is written after that is not to be read. */
+    is_read = read(loop->wake_fd, &count, sizeof count) == sizeof count;
+  }
+  /* Before anybody looks for what the loop was woken for: who brings more from now on writes again. */
+  __atomic_store_n(&loop->woken, 0, __ATOMIC_SEQ_CST);
+  if (is_read) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = loop->wake_fd};
+
+    loop->edge_triggered = epoll_ctl(uv_backend_fd(&loop->uv), EPOLL_CTL_MOD, loop->wake_fd, &event) == 0;
   }
   append_wake(loop);
 }
