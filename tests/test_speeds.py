@@ -1027,23 +1027,87 @@ def test_receive_gives_what_the_socket_module_gives_and_fails_as_it_does():
         accelerator.receive(-1, 10)
 
 
-@pytest.mark.skipif(not hasattr(accelerator, "accept"), reason="no accept4() here")
-def test_accept_gives_what_the_socket_module_gives_and_fails_as_it_does():
+@pytest.fixture
+def listening():
+    """A server in C that accepts when it is told to, its loop, its descriptor, and what connects to it."""
+    if not hasattr(accelerator, "Server"):
+        pytest.skip("no accept4() here")
+    loop = ffloop.new_event_loop()
+    server = loop.run_until_complete(loop.create_server(asyncio.Protocol, "127.0.0.1", 0, start_serving=False))
+    (sock,) = server._sockets
+    sock.listen()
+    clients = []
+
+    def connect():
+        clients.append(socket.create_connection(sock.getsockname(), 10))
+        return clients[-1]
+
+    yield server, loop, sock.fileno(), connect
+    for client in clients:
+        client.close()
+    server.close()
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    loop.close()
+
+
+def test_a_server_in_c_fails_as_accept_does(listening):
+    server, _, fd, _ = listening
     with pytest.raises(TypeError):
-        accelerator.accept("7")
+        server._take_descriptor("7")
     with pytest.raises(OSError, match="Bad file descriptor"):
-        accelerator.accept(-1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            accelerator.accept(server.fileno())
-        with socket.create_connection(server.getsockname()) as client:
-            fd, own, peer = accelerator.accept(server.fileno())
-            with socket.socket(fileno=fd) as accepted:
-                assert not os.get_blocking(fd)
-                assert not os.get_inheritable(fd)
-                assert (own, peer) == (accepted.getsockname(), accepted.getpeername())
-                assert (own, peer) == (client.getpeername(), client.getsockname())
+        server._take_descriptor(-1)
+    with pytest.raises(BlockingIOError):
+        server._take_descriptor(fd)
+
+
+def test_connections_share_the_names_that_they_have_in_common(listening):
+    server, loop, fd, connect = listening
+    for client in connect(), connect():
+        server._take_descriptor(fd)
+        *_, transport = server._connected()
+        assert transport.get_extra_info("sockname") == client.getpeername()
+        assert transport.get_extra_info("peername") == client.getsockname()
+        number = transport.get_extra_info("socket").fileno()
+        assert not os.get_blocking(number)
+        assert not os.get_inheritable(number)
+    one, other = server._connected()
+    assert one.get_extra_info("sockname") is other.get_extra_info("sockname")
+    assert one.get_extra_info("peername")[0] is other.get_extra_info("peername")[0]
+    assert server._active_count == 2
+
+
+@pytest.mark.parametrize("missing", ["_context", "_protocol_factory", "_loop"])
+def test_a_server_that_something_was_taken_from_says_so_and_keeps_no_connection(listening, missing):
+    server, _, fd, connect = listening
+    client = connect()
+    kept = getattr(server, missing)
+    told = []
+    server._refused = lambda exc, protocol, transport: told.append(exc)
+    delattr(server, missing)
+    try:
+        if missing == "_context":
+            with pytest.raises(RuntimeError, match="context"):
+                server._take_descriptor(fd)
+        else:
+            server._take_descriptor(fd)
+            assert [type(exc) for exc in told] == [RuntimeError]
+    finally:
+        setattr(server, missing, kept)
+    assert client.recv(10) == b""
+
+
+def test_an_interrupt_in_a_protocols_factory_ends_the_run_and_the_connection(listening):
+    server, _, fd, connect = listening
+    client = connect()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    server._protocol_factory = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        server._take_descriptor(fd)
+    assert client.recv(10) == b""
 
 
 # Datagrams

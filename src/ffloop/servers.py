@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from .resolver import Resolver
 from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
 from .speed import accelerator
-from .transports import Tcp
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -39,14 +38,15 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 Connection = socket.SocketType
 """What `socket.socket` derives from: a descriptor and its calls."""
 
-Acceptor = Callable[[], tuple[Connection | int, Any, Any]]
-"""Returns a connection, or its descriptor, with its own name and its peer's. Raises what `socket.accept` raises."""
+Acceptor = Callable[[], tuple[Connection, Any]]
+"""Returns a connection with its peer's name; it may be blocking yet. Raises what `socket.accept` raises."""
 
 
-class Server(asyncio.Server):
+class PureServer(asyncio.Server):
     """What `create_server` returns: https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.Server.
 
-    It behaves as that of the newest Python does, whichever version runs it.
+    It behaves as that of the newest Python does, whichever version runs it. What it does for each connection without
+    TLS the accelerator has a version of its own of.
     """
 
     def __init__(
@@ -162,10 +162,13 @@ class Server(asyncio.Server):
 
     def _watch(self, sock: socket.socket) -> None:
         if self._sockets is not None and sock in self._sockets:
-            acceptor = _acceptor(sock, self._ssl_context is None)
-            self._loop._add_reader(sock, self._accept, sock, acceptor, sock.getsockname())
+            self._loop._add_reader(sock, self._accept, sock, self._taker(sock))
 
-    def _accept(self, sock: socket.socket, accept: Acceptor, name: Any) -> None:
+    def _taker(self, sock: socket.socket) -> Callable[[], None]:
+        """Return what accepts a connection on `sock`, and serves it. It raises what `socket.accept` raises."""
+        return partial(self._take, _acceptor(sock), sock.getsockname())
+
+    def _accept(self, sock: socket.socket, take: Callable[[], None]) -> None:
         """Accept what waits, but no more than fits the queue: others want their turn."""
         most = min(self._backlog, MOST_ACCEPTED) + 1
         if self._skip:
@@ -175,7 +178,7 @@ class Server(asyncio.Server):
             if sock.fileno() == -1:
                 return  # a protocol's factory has closed the server
             try:
-                connection, own, address = accept()
+                take()
             except ConnectionAbortedError:
                 continue  # that one has gone; others may wait
             except (BlockingIOError, InterruptedError):
@@ -198,30 +201,29 @@ class Server(asyncio.Server):
                 self._loop._remove_reader(sock)
                 self._loop.call_later(constants.ACCEPT_RETRY_DELAY, self._watch, sock)
                 return
-            context = self._context.copy()
-            # Most connections have the listener's name: they share the object. Behind a proxy, peers have one host.
-            if own == name:
-                own = name
-            if isinstance(address, tuple):
-                if address[0] == self._last_host:
-                    address = (self._last_host, *address[1:])
-                else:
-                    self._last_host = address[0]
-            context.run(self._connect, connection, {"sockname": own, "peername": address}, context)
 
-    def _connect(self, connection: Connection | int, extra: dict[str, Any], context: contextvars.Context) -> None:
+    def _take(self, accept: Acceptor, name: Any) -> None:
+        connection, address = accept()
+        context = self._context.copy()
+        # Most connections have the listener's name: they share the object. Behind a proxy, peers have one host.
+        own = name_of(connection.getsockname)
+        if own == name:
+            own = name
+        if isinstance(address, tuple):
+            if address[0] == self._last_host:
+                address = (self._last_host, *address[1:])
+            else:
+                self._last_host = address[0]
+        context.run(self._connect, connection, {"sockname": own, "peername": address}, context)
+
+    def _connect(self, connection: Connection, extra: dict[str, Any], context: contextvars.Context) -> None:
         loop = self._loop
         protocol: Any = None
         transport: Any = None
         waiter: asyncio.Future[None] | None = None
-        ours: Connection | int | None = connection  # until a stream has it
         try:
             protocol = self._protocol_factory()
-            if isinstance(connection, int):
-                stream = Tcp(loop._uv, connection, nodelay=True)
-                ours = None
-                loop._make_stream_transport(connection, stream, protocol, None, extra, self, context)
-            elif self._ssl_context is None:
+            if self._ssl_context is None:
                 loop._make_socket_transport(connection, protocol, extra=extra, server=self, context=context)
             else:
                 waiter = loop.create_future()
@@ -237,10 +239,10 @@ class Server(asyncio.Server):
                     **self._ssl_timeouts,
                 )
         except (SystemExit, KeyboardInterrupt):
-            _close(ours)
+            connection.close()  # unless a transport has taken it over: then it is detached
             raise
         except BaseException as exc:
-            _close(ours)
+            connection.close()
             self._refused(exc, protocol, transport)
         if waiter is not None:
 
@@ -281,41 +283,47 @@ class Server(asyncio.Server):
                 waiter.set_result(None)
 
 
-def _acceptor(sock: socket.socket, plain: bool) -> Acceptor:
-    """Return what accepts a connection on `sock`; it may be blocking yet.
+if TYPE_CHECKING:
+    Server = PureServer
 
-    `socket.accept()` looks the family up by name each time, and makes an object that is only to be taken apart. It is
-    called all the same where a program has an own version of it. plain: a descriptor will do.
+elif accelerator is not None and hasattr(accelerator, "Server"):
+
+    class Server(accelerator.Server, PureServer):
+        """`PureServer`, with what it does for each connection without TLS in C."""
+
+        def _taker(self, sock):
+            if self._ssl_context is None and sock.family in INTERNET and _is_plain(sock):
+                return partial(self._take_descriptor, sock.fileno())
+            return super()._taker(sock)
+
+else:
+    Server = PureServer
+
+
+def _is_plain(sock: socket.socket) -> bool:
+    """Return whether `sock` accepts as sockets do: a program may have a version of its own of that."""
+    return type(sock).accept is socket.socket.accept
+
+
+def _acceptor(sock: socket.socket) -> Acceptor:
+    """Return what accepts a connection on `sock`.
+
+    `socket.accept()` looks the family up by name each time, and makes an object that is only to be taken apart.
     """
-    if type(sock).accept is not socket.socket.accept:
-
-        def accept_theirs() -> tuple[Connection, Any, Any]:
-            connection, address = sock.accept()
-            return connection, name_of(connection.getsockname), address
-
-        return accept_theirs
-    if plain and accelerator is not None and hasattr(accelerator, "accept") and sock.family in INTERNET:
-        return partial(accelerator.accept, sock.fileno())
+    if not _is_plain(sock):
+        return sock.accept
     family, kind, protocol = int(sock.family), int(sock.type), sock.proto
     accept, connection_on = sock._accept, socket.SocketType  # type: ignore[attr-defined]
 
-    def accept_bare() -> tuple[Connection, Any, Any]:
+    def accept_bare() -> tuple[Connection, Any]:
         fd, address = accept()
         try:
-            connection = connection_on(family, kind, protocol, fd)
+            return connection_on(family, kind, protocol, fd), address
         except BaseException:
             socket.close(fd)
             raise
-        return connection, name_of(connection.getsockname), address
 
     return accept_bare
-
-
-def _close(connection: Connection | int | None) -> None:
-    if isinstance(connection, int):
-        socket.close(connection)
-    elif connection is not None:
-        connection.close()
 
 
 class Servers(Sockets, Resolver):

@@ -21,7 +21,7 @@
 #include "../ffloop.h"
 
 enum { MOST_SLOTS = 16 };
-enum { CONNECTION_METHODS = 6 };
+enum { CONNECTION_METHODS = 7 };
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in stream_state.py */
 enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
 /* How many dead handles wait for their next use: as many as a large burst of callbacks needs at once, for each that Python allocates brings
@@ -71,6 +71,7 @@ typedef struct {
   PyTypeObject *watch_type;
   PyTypeObject *stream_type;
   PyTypeObject *tcp_type; /* NULL where there is none */
+  PyTypeObject *server_type; /* likewise */
   PyTypeObject *datagram_type; /* likewise */
   PyTypeObject *udp_class;     /* uv.Udp */
 
@@ -98,6 +99,7 @@ typedef struct {
   PyObject *format_source; /* asyncio.format_helpers._format_callback_source */
   PyObject *buffered_protocol; /* asyncio.BufferedProtocol */
   PyObject *os_error, *pointer_to; /* of ffloop.uv */
+  PyObject *transport_class; /* StreamTransport, NULL until it is first needed */
   PyObject *high_water, *low_water; /* of a transport that nobody has told others */
   PyObject *only_context; /* ("context",): the names of the keywords of call_soon() */
   PyObject *only_loop;    /* ("loop",): of futures' and tasks' */
@@ -119,14 +121,15 @@ typedef struct {
   name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
   name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(enter, "_enter")                \
   name(eof_received, "eof_received") name(flush, "_flush") name(future, "Future") name(get_buffer, "get_buffer")           \
-  name(join, "join") name(loop, "loop") name(make_socket_transport, "_make_socket_transport")                              \
-  name(maybe_pause, "_maybe_pause_protocol") name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") \
-  name(process_events, "_process_events") name(receive, "_receive") name(run, "_run") name(run_once, "_run_once")          \
-  name(select, "select") name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once")                 \
-  name(set_aside, "_set_aside") name(set_result, "set_result") name(sock_connect, "sock_connect")                          \
-  name(sockname, "sockname") name(start_reading, "_start_reading") name(stop_reading, "_stop_reading")                     \
-  name(take_aim, "_take_aim") name(task, "Task") name(time, "time")                                                        \
-  name(timer_handle_cancelled, "_timer_handle_cancelled") name(write_to_self, "_write_to_self")
+  name(get_extra_info, "get_extra_info") name(join, "join") name(loop, "loop")                                             \
+  name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")                         \
+  name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
+  name(receive, "_receive") name(refused, "_refused") name(run, "_run") name(run_once, "_run_once") name(select, "select") \
+  name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once") name(set_aside, "_set_aside")          \
+  name(set_result, "set_result") name(sock_connect, "sock_connect") name(sockname, "sockname")                             \
+  name(start_reading, "_start_reading") name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(task, "Task") \
+  name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(transports, "_transports")               \
+  name(wake_up, "_wake_up") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE
@@ -310,6 +313,7 @@ static inline int is_loop(const State *state, PyObject *object) {
 
 /* tcp.c: the handle of a connection. */
 int tcp_add_type(PyObject *module, State *state);
+PyObject *tcp_new(State *state, Queue *queue, int fd); /* without Nagle's algorithm; with an exception, `fd` is still the caller's */
 int is_tcp(const State *state, PyObject *stream); /* whether it is one of these, and the functions below may have it */
 uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
@@ -319,8 +323,33 @@ int tcp_close(State *state, PyObject *tcp);
 /* watch.c: the watch of a descriptor, when it is ready. */
 extern PyType_Spec watch_spec;
 
-/* sockets.c: accept() where the system has accept4(), receive() where a single call can be made not to wait. */
+/* sockets.c: connect() and accept() where the system makes a socket and says that it is not to block in one call, receive() where a single
+ * call can be made not to wait. */
 extern PyMethodDef socket_functions[];
+
+#if defined(__linux__) || defined(__FreeBSD__)
+#define HAVE_BARE_SOCKETS
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+typedef union {
+  struct sockaddr any;
+  struct sockaddr_in ipv4;
+  struct sockaddr_in6 ipv6;
+  struct sockaddr_storage storage;
+} Address;
+
+/* A connection's descriptor, -1 with an exception. `own` is all zeros for one that has gone already. */
+int socket_accept(int listening, Address *own, Address *peer);
+/* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind. None for one of neither family. host: NULL, or
+ * what is known to be its text. */
+PyObject *socket_name(const Address *address, PyObject *host);
+#endif
+
+/* server.c: what a server does for each connection. Where there is no type for it these call the methods. */
+int server_add_type(PyObject *module, State *state);
+int server_attach(State *state, PyObject *server);
+int server_detach(State *state, PyObject *server);
 
 /* stream.c: the stream transport, per packet; connection.c: its beginning and its end. This is what of it is kept in C, behind the slots
  * that asyncio's class has. */
@@ -361,6 +390,9 @@ int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t off
 int stream_flush(State *state, PyObject *transport);
 int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
+/* A transport of our own on `stream`, a Tcp, which is its to close even if there is an exception; a new reference. */
+PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *sockname, PyObject *peername,
+                         PyObject *server, PyObject *context);
 int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
 void connection_finalize(PyObject *transport);
 extern PyMethodDef connection_methods[CONNECTION_METHODS];

@@ -71,28 +71,14 @@ static int take_facts(State *state, Part *part, PyObject *extra) {
   return 0;
 }
 
-/* As PureStreamTransport.__init__, step by step: each can raise, and what was begun by then has the same end. */
-int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
-  static char *names[] = {"loop", "stream", "protocol", "waiter", "extra", "server", "context", NULL};
-  PyObject *loop, *stream, *protocol, *waiter = Py_None, *extra = Py_None, *server = Py_None, *context = Py_None;
-  PyObject *made;
+/* What the constructor has left to do when it has the facts and the context. Each step can raise, and what was begun by then has the same
+ * end as in PureStreamTransport.__init__. */
+static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *server) {
   Part *part = part_of(self);
-  State *state = part->state;
-  int buffered;
+  PyObject *made;
+  int buffered = PyObject_IsInstance(protocol, state->buffered_protocol);
 
-  /* Without keywords, as the loop calls it, in a third of the time. */
-  if (kwargs == NULL ? !PyArg_UnpackTuple(args, "StreamTransport", 3, 7, &loop, &stream, &protocol, &waiter, &extra, &server, &context)
-                     : !PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|OOOO:StreamTransport", names, &loop, &stream, &protocol, &waiter,
-                                                    &extra, &server, &context))
-    return -1;
-  buffered = PyObject_IsInstance(protocol, state->buffered_protocol);
   if (buffered < 0)
-    return -1;
-  context = context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
-  if (context == NULL)
-    return -1;
-  Py_XSETREF(part->own_context, context);
-  if (take_facts(state, part, extra) < 0)
     return -1;
   Py_XSETREF(part->first, Py_NewRef(state->empty_bytes));
   Py_XSETREF(part->rest, Py_NewRef(state->empty_bytes));
@@ -111,7 +97,7 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
   part->flush_at = FLUSH_AT;
   part->ended = 0;
   if (server != Py_None) {
-    if (tell(PyObject_CallMethodNoArgs(server, state->str_attach)) < 0)
+    if (server_attach(state, server) < 0)
       return -1;
     Py_XSETREF(part->server, Py_NewRef(server));
   }
@@ -127,10 +113,77 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (status < 0)
       return -1;
   }
-  /* Only once connection_made() has returned may data_received() be called, and only then may the creator go on. */
-  if (made == NULL || call_soon(state, self, state->str_start_reading, NULL, NULL) < 0)
+  /* Only once connection_made() has returned may data_received() be called. */
+  return made == NULL ? -1 : call_soon(state, self, state->str_start_reading, NULL, NULL);
+}
+
+int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
+  static char *names[] = {"loop", "stream", "protocol", "waiter", "extra", "server", "context", NULL};
+  PyObject *loop, *stream, *protocol, *waiter = Py_None, *extra = Py_None, *server = Py_None, *context = Py_None;
+  Part *part = part_of(self);
+  State *state = part->state;
+
+  /* Without keywords, as the loop calls it, in a third of the time. */
+  if (kwargs == NULL ? !PyArg_UnpackTuple(args, "StreamTransport", 3, 7, &loop, &stream, &protocol, &waiter, &extra, &server, &context)
+                     : !PyArg_ParseTupleAndKeywords(args, kwargs, "OOO|OOOO:StreamTransport", names, &loop, &stream, &protocol, &waiter,
+                                                    &extra, &server, &context))
     return -1;
+  context = context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
+  if (context == NULL)
+    return -1;
+  Py_XSETREF(part->own_context, context);
+  if (take_facts(state, part, extra) < 0 || begin(state, self, loop, stream, protocol, server) < 0)
+    return -1;
+  /* And only then may the creator go on. */
   return waiter == Py_None ? 0 : tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
+}
+
+PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *sockname, PyObject *peername,
+                         PyObject *server, PyObject *context) {
+  PyTypeObject *type;
+  PyObject *self;
+  Part *part;
+
+  if (state->transport_class == NULL)
+    state->transport_class = import_from("ffloop.transports", "StreamTransport");
+  type = (PyTypeObject *) state->transport_class;
+  self = type != NULL ? type->tp_new(type, NULL, NULL) : NULL;
+  if (self == NULL) {
+    PyObject *exception = take_exception();
+
+    if (tcp_close(state, stream) < 0)
+      PyErr_WriteUnraisable(stream);
+    restore_exception(exception);
+    return NULL;
+  }
+  part = part_of(self);
+  part->own_context = Py_NewRef(context);
+  part->facts = Py_NewRef(Py_None);
+  part->sockname = Py_NewRef(sockname);
+  part->peername = Py_NewRef(peername);
+  if (begin(state, self, loop, stream, protocol, server) < 0)
+    Py_CLEAR(self);
+  return self;
+}
+
+/* (name, default=None): a fact, in the usual case that there are two and nobody wants the socket. */
+static PyObject *get_extra_info(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  const Part *part = part_of(self);
+  State *state = part->state;
+  PyObject *method, *result;
+
+  if (part->facts == Py_None && part->sockname != NULL && part->peername != NULL && kwnames == NULL && (nargs == 1 || nargs == 2) && PyUnicode_CheckExact(args[0]) &&
+      PyUnicode_CompareWithASCIIString(args[0], "socket") != 0) {
+    if (PyUnicode_Compare(args[0], state->str_peername) == 0)
+      return Py_XNewRef(part->peername);
+    if (PyUnicode_Compare(args[0], state->str_sockname) == 0)
+      return Py_XNewRef(part->sockname);
+    return Py_NewRef(nargs == 2 ? args[1] : Py_None);
+  }
+  method = get_pure(self, state->str_get_extra_info);
+  result = method != NULL ? PyObject_Vectorcall(method, args, (size_t) nargs, kwnames) : NULL;
+  Py_XDECREF(method);
+  return result;
 }
 
 /* Has libuv tell of what arrives in the way that suits the protocol. */
@@ -317,7 +370,7 @@ static PyObject *call_connection_lost(PyObject *self, PyObject *exc) {
   server = part->server;
   part->server = Py_NewRef(Py_None);
   if (status == 0 && server != NULL && server != Py_None)
-    status = tell(PyObject_CallMethodNoArgs(server, state->str_detach));
+    status = server_detach(state, server);
   Py_XDECREF(server);
   if (failure != NULL) {
     if (status < 0)
@@ -361,6 +414,8 @@ PyMethodDef connection_methods[CONNECTION_METHODS] = {
   {"_stop_reading", stop_reading_from_python, METH_NOARGS, NULL},
   {"_enter", FUNCTION(enter), METH_FASTCALL, NULL},
   {"_call_connection_lost", call_connection_lost, METH_O, NULL},
+  {"get_extra_info", FUNCTION(get_extra_info), METH_FASTCALL | METH_KEYWORDS,
+   "get_extra_info($self, name, default=None)\n--\n\nReturn a fact about the connection, or `default`."},
   {"close", close_from_python, METH_NOARGS, "close($self, /)\n--\n\nSend what is queued, then close."},
 };
 

@@ -1,11 +1,9 @@
 /* Three calls on sockets that the socket module makes with more than is needed.
  *
- * Accepting, connecting: the descriptor and both names in one call, where Python makes an object first, which is only taken apart.
+ * Accepting, for server.c, and connecting: the descriptor and both names in one call, where Python makes an object first, which is only
+ * taken apart.
  * Receiving: "nothing yet" is an answer here, and no exception; it is the first one that each wait begins with.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* accept4 */
-#endif
 #include "accelerator.h"
 
 #ifndef _WIN32
@@ -75,65 +73,51 @@ static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t nar
 #define RECEIVE
 #endif
 
-#if defined(__linux__) || defined(__FreeBSD__)
+#ifdef HAVE_BARE_SOCKETS
 
 #include <arpa/inet.h>
-#include <netinet/in.h>
 #include <unistd.h>
 
-typedef union {
-  struct sockaddr any;
-  struct sockaddr_in ipv4;
-  struct sockaddr_in6 ipv6;
-  struct sockaddr_storage storage;
-} Address;
+PyObject *socket_name(const Address *address, PyObject *host) {
+  char text[INET6_ADDRSTRLEN];
+  int family = address->any.sa_family;
+  PyObject *made = NULL, *name;
 
-/* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind. None for a family that is neither. */
-static PyObject *address_of(const Address *address) {
-  char host[INET6_ADDRSTRLEN];
-
-  if (address->any.sa_family == AF_INET) {
-    if (inet_ntop(AF_INET, &address->ipv4.sin_addr, host, sizeof host) == NULL)
+  if (family != AF_INET && family != AF_INET6)
+    Py_RETURN_NONE;
+  if (host == NULL) {
+    if (inet_ntop(family, family == AF_INET ? (const void *) &address->ipv4.sin_addr : &address->ipv6.sin6_addr, text, sizeof text) == NULL)
       return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(si)", host, (int) ntohs(address->ipv4.sin_port));
+    host = made = PyUnicode_FromString(text);
+    if (host == NULL)
+      return NULL;
   }
-  if (address->any.sa_family == AF_INET6) {
-    if (inet_ntop(AF_INET6, &address->ipv6.sin6_addr, host, sizeof host) == NULL)
-      return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(siII)", host, (int) ntohs(address->ipv6.sin6_port), (unsigned) ntohl(address->ipv6.sin6_flowinfo),
+  if (family == AF_INET)
+    name = Py_BuildValue("(Oi)", host, (int) ntohs(address->ipv4.sin_port));
+  else
+    name = Py_BuildValue("(OiII)", host, (int) ntohs(address->ipv6.sin6_port), (unsigned) ntohl(address->ipv6.sin6_flowinfo),
                          (unsigned) address->ipv6.sin6_scope_id);
-  }
-  Py_RETURN_NONE;
+  Py_XDECREF(made);
+  return name;
 }
 
-/* (fd) -> (fd, own name, peer's name). The listening socket does not block, and neither does what is returned: the GIL is kept. */
-static PyObject *accept_one(PyObject *module, PyObject *listening) {
-  Address own, peer;
-  socklen_t own_length = sizeof own, peer_length = sizeof peer;
-  long fd = PyLong_AsLong(listening);
-  PyObject *own_name, *peer_name, *result = NULL;
+/* The listening socket does not block, and neither does what is returned: the GIL is kept. */
+int socket_accept(int listening, Address *own, Address *peer) {
+  socklen_t own_length = sizeof *own, peer_length = sizeof *peer;
   int accepted;
 
-  (void) module;
-  if (fd == -1 && PyErr_Occurred())
-    return NULL;
+  memset(peer, 0, sizeof *peer);
+  memset(own, 0, sizeof *own);
   do {
     if (PyErr_CheckSignals() < 0)
-      return NULL;
-    accepted = accept4((int) fd, &peer.any, &peer_length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      return -1;
+    accepted = accept4(listening, &peer->any, &peer_length, SOCK_NONBLOCK | SOCK_CLOEXEC);
   } while (accepted < 0 && errno == EINTR);
   if (accepted < 0)
-    return PyErr_SetFromErrno(PyExc_OSError);
-  /* None for a connection that has gone already. */
-  own_name = getsockname(accepted, &own.any, &own_length) == 0 ? address_of(&own) : Py_NewRef(Py_None);
-  peer_name = own_name != NULL ? address_of(&peer) : NULL;
-  if (peer_name != NULL)
-    result = Py_BuildValue("(iOO)", accepted, own_name, peer_name);
-  Py_XDECREF(own_name);
-  Py_XDECREF(peer_name);
-  if (result == NULL)
-    close(accepted);
-  return result;
+    PyErr_SetFromErrno(PyExc_OSError);
+  else if (getsockname(accepted, &own->any, &own_length) != 0)
+    memset(own, 0, sizeof *own); /* it has gone already */
+  return accepted;
 }
 
 /* Where a connection goes: what the socket module reads out of the address of a literal. Returns the length, 0 with an exception. */
@@ -208,9 +192,9 @@ static int audit(int *fd, PyObject *const *args) {
 
 /* The own name of a connection to `peer`, whose name is `address`: most have the same host, and share it. */
 static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *address) {
-  if (own->any.sa_family == AF_INET && own->ipv4.sin_addr.s_addr == peer->ipv4.sin_addr.s_addr)
-    return Py_BuildValue("(Oi)", PyTuple_GET_ITEM(address, 0), (int) ntohs(own->ipv4.sin_port));
-  return address_of(own);
+  int same = own->any.sa_family == AF_INET && own->ipv4.sin_addr.s_addr == peer->ipv4.sin_addr.s_addr;
+
+  return socket_name(own, same ? PyTuple_GET_ITEM(address, 0) : NULL);
 }
 
 /* (list, family, kind, proto, canonical name, address), from the second on as getaddrinfo() says of a literal -> (own name, peer's name), which
@@ -254,11 +238,11 @@ static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t
     /* An IPv4 address has one notation, and is what it says it is, with the exception of 0.0.0.0. */
     int same = numbers[0] == AF_INET && peer.ipv4.sin_addr.s_addr == wanted.ipv4.sin_addr.s_addr;
 
-    peer_name = same ? Py_NewRef(args[4]) : address_of(&peer);
+    peer_name = same ? Py_NewRef(args[4]) : socket_name(&peer, NULL);
     if (getsockname(fd, &own.any, &own_length) != 0)
       own_name = Py_NewRef(Py_None);
     else if (peer_name != NULL)
-      own_name = same ? own_name_of(&own, &peer, peer_name) : address_of(&own);
+      own_name = same ? own_name_of(&own, &peer, peer_name) : socket_name(&own, NULL);
   }
   if (own_name != NULL && peer_name != NULL)
     result = PyTuple_Pack(2, own_name, peer_name);
@@ -280,12 +264,8 @@ failed:
 #define CONNECT                                                                                                                      \
   {"connect", (PyCFunction) (void (*)(void)) connect_one, METH_FASTCALL,                                                             \
    "connect($module, owned, family, kind, proto, name, address, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
-
-#define ACCEPT                                                                                                                       \
-  {"accept", accept_one, METH_O, "accept($module, fd, /)\n--\n\nAccept a connection: its descriptor, its own name, and its peer's."},
 #else
-#define ACCEPT
 #define CONNECT
 #endif
 
-PyMethodDef socket_functions[] = {ACCEPT CONNECT RECEIVE{NULL, NULL, 0, NULL}};
+PyMethodDef socket_functions[] = {CONNECT RECEIVE{NULL, NULL, 0, NULL}};

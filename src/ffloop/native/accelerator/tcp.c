@@ -124,22 +124,13 @@ static void set_error(State *state, int status) {
   Py_XDECREF(error);
 }
 
-static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
-  static char *names[] = {"loop", "fd", "nodelay", NULL};
-  State *state = state_of(tcp);
-  PyObject *loop, *token, *fd;
-  Queue *queue;
+/* Opens `tcp`, a new one, on a descriptor. */
+static int open_on(State *state, PyObject *tcp, Queue *queue, long long number, int nodelay) {
+  PyObject *token = queue->new_token != NULL ? PyObject_CallNoArgs(queue->new_token) : NULL, *fd;
   uv_handle_t *handle;
-  int nodelay = 0, error = 0;
-  long long number, token_number;
+  int error = 0;
+  long long token_number;
 
-  if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|p:Tcp", names, state->queue_type, &loop, &fd, &nodelay))
-    return -1;
-  queue = (Queue *) loop;
-  number = PyLong_AsLongLong(fd);
-  if (number == -1 && PyErr_Occurred())
-    return -1;
-  token = queue->new_token != NULL ? PyObject_CallNoArgs(queue->new_token) : NULL;
   /* Only now: Python code could run until here, and close the loop. */
   if (*handle_of(tcp) != NULL || queue->loop == NULL || queue->handles == NULL) {
     Py_XDECREF(token);
@@ -157,7 +148,7 @@ static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
     return -1;
   }
   Py_XSETREF(SLOT(tcp, layout.tcp_token), token);
-  Py_XSETREF(SLOT(tcp, layout.tcp_loop), Py_NewRef(loop));
+  Py_XSETREF(SLOT(tcp, layout.tcp_loop), Py_NewRef(queue));
   Py_XSETREF(SLOT(tcp, layout.fd), fd);
   Py_XSETREF(SLOT(tcp, layout.tcp_on_close), Py_NewRef(Py_None));
   /* First the loop gets to know it, which may fail for want of memory; then it owns the descriptor, which it may only if all is well. */
@@ -171,6 +162,29 @@ static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
   }
   *handle_of(tcp) = handle;
   return 0;
+}
+
+static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
+  static char *names[] = {"loop", "fd", "nodelay", NULL};
+  State *state = state_of(tcp);
+  PyObject *loop, *fd;
+  int nodelay = 0;
+  long long number;
+
+  if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|p:Tcp", names, state->queue_type, &loop, &fd, &nodelay))
+    return -1;
+  number = PyLong_AsLongLong(fd);
+  if (number == -1 && PyErr_Occurred())
+    return -1;
+  return open_on(state, tcp, (Queue *) loop, number, nodelay);
+}
+
+PyObject *tcp_new(State *state, Queue *queue, int fd) {
+  PyObject *tcp = state->tcp_type->tp_alloc(state->tcp_type, 0);
+
+  if (tcp != NULL && open_on(state, tcp, queue, fd, 1) < 0)
+    Py_CLEAR(tcp);
+  return tcp;
 }
 
 static PyObject *new_tcp(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
