@@ -552,6 +552,9 @@ def test_whoever_replaces_a_part_of_connecting_is_asked(loop, monkeypatch, name,
         asked.clear()
         transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
         assert asked[:1] == [name]
+        await asyncio.sleep(0.01)
+        # The connection has two ends here, and both are transports.
+        assert asked.count("_make_socket_transport") == (2 if name == "_make_socket_transport" else 0)
         transport.close()
         server.close()
 

@@ -55,9 +55,12 @@ class Connections(Servers):
             Asked of the methods: its dictionary is made by whoever looks into it, and slower than none.
             """
             try:
-                return bool(_functions_of(self) != (_SOCK_CONNECT, _CONNECT_ANY, _CREATE_TRANSPORT, _MAKE_TRANSPORT))
+                return bool(_functions_of(self) != _PARTS)
             except AttributeError:  # it is no method
                 return True
+
+    def _makes_own_transports(self) -> bool:
+        return self.__class__._make_socket_transport is _MAKE_TRANSPORT and not self._overridden
 
     def _make_socket_transport(
         self,
@@ -462,20 +465,20 @@ class Connections(Servers):
 
 _SOCKET, _SOCKET_CONNECT = socket.socket, socket.SocketType.connect
 
-_SOCK_CONNECT = Sockets.sock_connect
-_CONNECT_ANY = Connections._connect_any
-_CREATE_TRANSPORT = if_from(asyncio.base_events, BaseEventLoop._create_connection_transport)  # type: ignore[attr-defined]
 _MAKE_TRANSPORT = Connections._make_socket_transport
+_PARTS = (
+    Sockets.sock_connect,
+    Connections._connect_any,
+    if_from(asyncio.base_events, BaseEventLoop._create_connection_transport),  # type: ignore[attr-defined]
+    _MAKE_TRANSPORT,
+)
+_parts_of = attrgetter("sock_connect", "_connect_any", "_create_connection_transport", "_make_socket_transport")
 
 
 def is_all_own(loop: Any) -> bool:
     """Return whether making a connection is all ours: a part of it that a program has replaced wants to be asked."""
-    cls = loop.__class__
-    return (
-        cls.sock_connect is _SOCK_CONNECT
-        and cls._connect_any is _CONNECT_ANY
-        and cls._create_connection_transport is _CREATE_TRANSPORT
-        and cls._make_socket_transport is _MAKE_TRANSPORT
+    return bool(
+        _parts_of(loop.__class__) == _PARTS
         and socket.socket is _SOCKET
         and _SOCKET.connect is _SOCKET_CONNECT
         and not loop._overridden

@@ -292,7 +292,8 @@ elif accelerator is not None and hasattr(accelerator, "Server"):
         """`PureServer`, with what it does for each connection without TLS in C."""
 
         def _taker(self, sock):
-            if self._ssl_context is None and sock.family in INTERNET and _is_plain(sock):
+            plain = self._ssl_context is None and sock.family in INTERNET and _is_plain(sock)
+            if plain and self._loop._makes_own_transports():
                 return partial(self._take_descriptor, sock.fileno())
             return super()._taker(sock)
 
