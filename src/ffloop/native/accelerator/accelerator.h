@@ -317,7 +317,8 @@ PyObject *tcp_new(State *state, Queue *queue, int fd); /* without Nagle's algori
 int is_tcp(const State *state, PyObject *stream); /* whether it is one of these, and the functions below may have it */
 uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
-int tcp_read_stop(State *state, PyObject *tcp);
+void tcp_read_stop(State *state, PyObject *tcp);
+PyObject *tcp_receiver(State *state, Queue *queue, int64_t token); /* who gets what the Tcp of that token reads, borrowed; NULL: nobody, or it is no Tcp */
 int tcp_close(State *state, PyObject *tcp);
 
 /* watch.c: the watch of a descriptor, when it is ready. */

@@ -269,7 +269,8 @@ static int stop_reading(State *state, PyObject *self, int ended) {
   if (part->context == NULL || part->context == Py_None)
     return 0;
   Py_SETREF(part->context, Py_NewRef(Py_None));
-  return tcp_read_stop(state, part->stream);
+  tcp_read_stop(state, part->stream);
+  return 0;
 }
 
 static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {

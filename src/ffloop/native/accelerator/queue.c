@@ -96,32 +96,36 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
   return found < 0 ? -2 : found;
 }
 
+/* Who gets a record, a new reference; NULL without an exception when nobody does, and what it carries was released. */
+static PyObject *find_receiver(Queue *queue, const ffloop_record *record, int kind) {
+  PyObject *found = kind == FFLOOP_READ ? tcp_receiver(queue->state, queue, record->key >> FFLOOP_KIND_BITS) : NULL, *key, *payload;
+
+  if (found != NULL || PyErr_Occurred())
+    return Py_XNewRef(found);
+  key = PyLong_FromLongLong(record->key);
+  if (key == NULL)
+    return NULL;
+  found = Py_XNewRef(PyDict_GetItemWithError(queue->callbacks, key));
+  if (found == NULL && !PyErr_Occurred() && (payload = PyLong_FromLongLong(record->payload)) != NULL) {
+    PyObject *args[3] = {(PyObject *) queue, key, payload};
+
+    tell(PyObject_VectorcallMethod(queue->state->str_drop, args, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL));
+    Py_DECREF(payload);
+  }
+  Py_DECREF(key);
+  return found;
+}
+
 /* Hands a record to whom it is for. */
 static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiver) {
-  PyObject *key, *callback, *done = NULL;
+  PyObject *callback, *done = NULL;
   int kind = (int) (record->key & ((1 << FFLOOP_KIND_BITS) - 1)), status;
 
   if (record->key == FFLOOP_ASYNC)
     return 0; /* a wake-up: it has done what it was for */
-  key = PyLong_FromLongLong(record->key);
-  if (key == NULL)
-    return -1;
-  callback = PyDict_GetItemWithError(queue->callbacks, key);
-  Py_XINCREF(callback);
-  if (callback == NULL) {
-    if (!PyErr_Occurred()) {
-      PyObject *payload = PyLong_FromLongLong(record->payload);
-      PyObject *args[3] = {(PyObject *) queue, key, payload};
-
-      if (payload != NULL)
-        done = PyObject_VectorcallMethod(queue->state->str_drop, args, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-      Py_XDECREF(payload);
-    }
-    Py_DECREF(key);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
-  }
-  Py_DECREF(key);
+  callback = find_receiver(queue, record, kind);
+  if (callback == NULL)
+    return PyErr_Occurred() ? -1 : 0;
   if (kind == FFLOOP_READ && is_a(callback, queue->state->stream_type)) {
     status = stream_receive(queue->state, callback, record->status, record->payload);
   } else if (kind == FFLOOP_DATAGRAM && is_a(callback, queue->state->datagram_type)) {

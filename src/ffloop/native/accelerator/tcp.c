@@ -6,8 +6,13 @@
 #ifndef _WIN32
 
 /* The part of the object behind the slots of the Python class. */
-static inline uv_handle_t **handle_of(PyObject *tcp) {
-  return (uv_handle_t **) ((char *) tcp + layout.tcp_offset);
+typedef struct {
+  uv_handle_t *handle;  /* NULL when it is closed */
+  PyObject *receiver;   /* who gets what is read, or NULL: an entry among the queue's callbacks would be 80 bytes for each connection */
+} Own;
+
+static inline Own *own_of(PyObject *tcp) {
+  return (Own *) ((char *) tcp + layout.tcp_offset);
 }
 
 int is_tcp(const State *state, PyObject *stream) {
@@ -15,7 +20,7 @@ int is_tcp(const State *state, PyObject *stream) {
 }
 
 uv_handle_t *tcp_handle(PyObject *tcp) {
-  return *handle_of(tcp);
+  return own_of(tcp)->handle;
 }
 
 /* The completion queue that it belongs to, NULL when somebody has taken that away. */
@@ -47,51 +52,55 @@ static int discard(PyObject *dict, PyObject *key) {
 
 /* Has `receiver` get what arrives, or learn of it where it is to stay in the kernel. Returns 0, libuv's error, or 1 with an exception. */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver) {
-  Queue *queue = queue_of(state, tcp);
-  PyObject *key;
   int status;
 
-  if (queue == NULL || *handle_of(tcp) == NULL) {
+  if (own_of(tcp)->handle == NULL) {
     PyErr_SetString(PyExc_ValueError, "the Tcp is closed");
     return 1;
   }
-  status = state->api->read_start(*handle_of(tcp), only_watch);
+  status = state->api->read_start(own_of(tcp)->handle, only_watch);
   if (status < 0)
     return status;
-  key = key_of(tcp, FFLOOP_READ);
-  status = key == NULL || PyDict_SetItem(queue->callbacks, key, receiver) < 0;
-  Py_XDECREF(key);
-  return status;
+  Py_XSETREF(own_of(tcp)->receiver, Py_NewRef(receiver));
+  return 0;
 }
 
 /* Reads no more, and drops what has come already. */
-int tcp_read_stop(State *state, PyObject *tcp) {
-  Queue *queue = queue_of(state, tcp);
+void tcp_read_stop(State *state, PyObject *tcp) {
+  if (own_of(tcp)->handle == NULL)
+    return;
+  state->api->read_stop(own_of(tcp)->handle);
+  Py_CLEAR(own_of(tcp)->receiver);
+}
 
-  if (queue == NULL || *handle_of(tcp) == NULL)
-    return 0;
-  state->api->read_stop(*handle_of(tcp));
-  return discard(queue->callbacks, key_of(tcp, FFLOOP_READ));
+PyObject *tcp_receiver(State *state, Queue *queue, int64_t token) {
+  PyObject *number = PyLong_FromLongLong(token), *tcp;
+
+  if (number == NULL)
+    return NULL;
+  tcp = queue->handles != NULL ? PyDict_GetItemWithError(queue->handles, number) : NULL;
+  Py_DECREF(number);
+  return is_tcp(state, tcp) ? own_of(tcp)->receiver : NULL;
 }
 
 /* Closes the handle, once. The caller holds a reference. */
 int tcp_close(State *state, PyObject *tcp) {
-  uv_handle_t *handle = *handle_of(tcp);
+  uv_handle_t *handle = own_of(tcp)->handle;
   Queue *queue = queue_of(state, tcp);
   PyObject *on_close = SLOT(tcp, layout.tcp_on_close);
   int status = 0;
 
   if (handle == NULL)
     return 0;
-  *handle_of(tcp) = NULL;
+  own_of(tcp)->handle = NULL;
   Py_CLEAR(SLOT(tcp, layout.tcp_c));
   if (queue != NULL) {
     PyObject *token = SLOT(tcp, layout.tcp_token);
 
-    if ((queue->handles != NULL && discard(queue->handles, Py_XNewRef(token)) < 0) ||
-        discard(queue->callbacks, key_of(tcp, FFLOOP_READ)) < 0 || discard(queue->callbacks, key_of(tcp, FFLOOP_WRITE)) < 0)
+    if ((queue->handles != NULL && discard(queue->handles, Py_XNewRef(token)) < 0) || discard(queue->callbacks, key_of(tcp, FFLOOP_WRITE)) < 0)
       status = -1;
   }
+  Py_CLEAR(own_of(tcp)->receiver);
   if (status == 0 && on_close != NULL && on_close != Py_None) {
     PyObject *done;
 
@@ -132,9 +141,9 @@ static int open_on(State *state, PyObject *tcp, Queue *queue, long long number, 
   long long token_number;
 
   /* Only now: Python code could run until here, and close the loop. */
-  if (*handle_of(tcp) != NULL || queue->loop == NULL || queue->handles == NULL) {
+  if (own_of(tcp)->handle != NULL || queue->loop == NULL || queue->handles == NULL) {
     Py_XDECREF(token);
-    PyErr_SetString(PyExc_ValueError, *handle_of(tcp) != NULL ? "the Tcp is open" : "the loop is closed");
+    PyErr_SetString(PyExc_ValueError, own_of(tcp)->handle != NULL ? "the Tcp is open" : "the loop is closed");
     return -1;
   }
   if (token == NULL)
@@ -160,7 +169,7 @@ static int open_on(State *state, PyObject *tcp, Queue *queue, long long number, 
       set_error(state, error);
     return -1;
   }
-  *handle_of(tcp) = handle;
+  own_of(tcp)->handle = handle;
   return 0;
 }
 
@@ -204,7 +213,7 @@ static PyObject *close_from_python(PyObject *tcp, PyObject *unused) {
 
 static PyObject *get_closed(PyObject *tcp, void *unused) {
   (void) unused;
-  return PyBool_FromLong(*handle_of(tcp) == NULL);
+  return PyBool_FromLong(own_of(tcp)->handle == NULL);
 }
 
 /* The pointer as CFFI knows it, made when it is first asked for: most connections come and go without. */
@@ -215,10 +224,10 @@ static PyObject *get_pointer(PyObject *tcp, void *unused) {
   (void) unused;
   if (state == NULL)
     return NULL;
-  if (*handle_of(tcp) == NULL)
+  if (own_of(tcp)->handle == NULL)
     Py_RETURN_NONE;
   if (*cached == NULL) {
-    PyObject *address = PyLong_FromVoidPtr(*handle_of(tcp));
+    PyObject *address = PyLong_FromVoidPtr(own_of(tcp)->handle);
     PyObject *pointer = address != NULL ? PyObject_CallOneArg(state->pointer_to, address) : NULL;
 
     Py_XDECREF(address);
@@ -236,9 +245,47 @@ static int set_pointer(PyObject *tcp, PyObject *value, void *unused) {
     PyErr_SetString(PyExc_TypeError, "a handle's pointer can only be given up");
     return -1;
   }
-  *handle_of(tcp) = NULL;
+  own_of(tcp)->handle = NULL;
+  Py_CLEAR(own_of(tcp)->receiver);
   Py_CLEAR(SLOT(tcp, layout.tcp_c));
   return 0;
+}
+
+/* (kind, callback): who gets the records of a kind from now on. */
+static PyObject *listen_from_python(PyObject *tcp, PyObject *const *args, Py_ssize_t nargs) {
+  State *state = state_of(tcp);
+  Queue *queue = state != NULL ? queue_of(state, tcp) : NULL;
+  long kind = nargs == 2 ? PyLong_AsLong(args[0]) : -1;
+
+  if (kind == FFLOOP_READ) {
+    if (own_of(tcp)->handle != NULL)
+      Py_XSETREF(own_of(tcp)->receiver, Py_NewRef(args[1]));
+  } else if (queue != NULL && nargs == 2 && (kind != -1 || !PyErr_Occurred())) {
+    PyObject *key = key_of(tcp, (int) kind);
+    int status = key != NULL ? PyDict_SetItem(queue->callbacks, key, args[1]) : -1;
+
+    Py_XDECREF(key);
+    if (status < 0)
+      return NULL;
+  } else {
+    return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "_listen() wants a kind of records and a callback, for an open Tcp");
+  }
+  Py_RETURN_NONE;
+}
+
+/* (kind): nobody gets them any more. */
+static PyObject *ignore_from_python(PyObject *tcp, PyObject *which) {
+  State *state = state_of(tcp);
+  Queue *queue = state != NULL ? queue_of(state, tcp) : NULL;
+  long kind = PyLong_AsLong(which);
+
+  if (kind == -1 && PyErr_Occurred())
+    return NULL;
+  if (kind == FFLOOP_READ)
+    Py_CLEAR(own_of(tcp)->receiver);
+  else if (queue != NULL && discard(queue->callbacks, key_of(tcp, (int) kind)) < 0)
+    return NULL;
+  Py_RETURN_NONE;
 }
 
 /* The slots of the Python classes are this type's to visit and to clear: the interpreter leaves them to the first type that is not Python's. */
@@ -246,6 +293,7 @@ static int traverse(PyObject *tcp, visitproc visit, void *arg) {
   int i;
 
   Py_VISIT(Py_TYPE(tcp));
+  Py_VISIT(own_of(tcp)->receiver);
   for (i = 0; i < layout.tcp_slot_count; i++)
     Py_VISIT(SLOT(tcp, layout.tcp_slots[i]));
   return 0;
@@ -254,6 +302,7 @@ static int traverse(PyObject *tcp, visitproc visit, void *arg) {
 static int clear(PyObject *tcp) {
   int i;
 
+  Py_CLEAR(own_of(tcp)->receiver);
   for (i = 0; i < layout.tcp_slot_count; i++)
     Py_CLEAR(SLOT(tcp, layout.tcp_slots[i]));
   return 0;
@@ -270,6 +319,8 @@ static void dealloc(PyObject *tcp) {
 
 static PyMethodDef methods[] = {
   {"close", close_from_python, METH_NOARGS, "close($self, /)\n--\n\nClose the handle and what it owns, at once."},
+  {"_listen", (PyCFunction) (void (*)(void)) listen_from_python, METH_FASTCALL, NULL},
+  {"_ignore", ignore_from_python, METH_O, NULL},
   {NULL, NULL, 0, NULL},
 };
 
@@ -316,7 +367,7 @@ int tcp_add_type(PyObject *module, State *state) {
   state->os_error = import_from("ffloop.uv", "os_error");
   state->pointer_to = import_from("ffloop.uv.handle", "pointer_to");
   if (base != NULL && state->os_error != NULL && state->pointer_to != NULL && find_layout((PyTypeObject *) base) == 0) {
-    spec.basicsize = (int) (layout.tcp_offset + (Py_ssize_t) sizeof(uv_handle_t *));
+    spec.basicsize = (int) (layout.tcp_offset + (Py_ssize_t) sizeof(Own));
     type = PyType_FromModuleAndSpec(module, &spec, base);
   }
   Py_XDECREF(base);
