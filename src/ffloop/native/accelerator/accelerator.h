@@ -165,6 +165,29 @@ static inline PyObject *ready_peek(const Ready *ready, Py_ssize_t index) {
   return ready->items[(ready->head + index) & (ready->size - 1)];
 }
 
+/* Contexts that are empty, and that nobody else knows, are all the same: handles and connections have none until they run, and share one that
+ * waits for the next of them. */
+static inline PyObject *context_take(State *state) {
+  PyObject *context = state->spare_context;
+
+  state->spare_context = NULL;
+  return context != NULL ? context : PyContext_New();
+}
+
+/* Whether it is such a one. `references`: how many of them are those who ask. */
+static inline int context_is_blank(PyObject *context, Py_ssize_t references) {
+  return PyContext_CheckExact(context) && Py_REFCNT(context) == references &&
+         SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && PyObject_Size(context) == 0;
+}
+
+/* Takes the reference, the only one, to a blank context. */
+static inline void context_give(State *state, PyObject *context) {
+  if (state->spare_context == NULL)
+    state->spare_context = context;
+  else
+    Py_DECREF(context);
+}
+
 /* handles.c: handles and timer handles, and how they run. */
 int handles_add_types(PyObject *module, State *state);
 void handles_clear_free(State *state);
@@ -358,7 +381,8 @@ typedef struct {
   PyObject *first;       /* written since the last flush: bytes, b"" for nothing */
   PyObject *more;        /* what was written after it: a list, None before there was any */
   PyObject *refusal;     /* why nothing may be written, None if it may */
-  PyObject *protocol, *context, *own_context;
+  PyObject *protocol;
+  PyObject *context;     /* that of its callbacks; NULL as long as it is blank, once it reads */
   PyObject *stream;      /* the uv.Stream, whose descriptor it is */
   PyObject *facts, *sockname, *peername, *rest, *server, *socket, *held, *empty_waiter; /* for Python's functions */
   PyObject *module;      /* keeps the state */
@@ -367,6 +391,7 @@ typedef struct {
   Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
   int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
   char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
+  char reading;          /* something is to be received */
   char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
 } Part;
 
@@ -380,6 +405,11 @@ static inline EventLoop *loop_of(const State *state, PyObject *transport) {
 
   return loop != NULL && is_loop(state, loop) ? (EventLoop *) loop : NULL;
 }
+
+/* Enters the context of a connection's callbacks: *context is a new reference, *was_blank for connection_leave(). -1 with an exception: the
+ * protocol runs the loop from a callback of its own, and is in it. */
+int connection_enter(State *state, PyObject *transport, PyObject **context, int *was_blank);
+int connection_leave(State *state, PyObject *transport, PyObject *context, int was_blank); /* takes the reference; -1 with an exception */
 
 /* Whether something is kept that came while nobody was to have it. */
 static inline int is_held(const Part *part) {
@@ -397,6 +427,7 @@ PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObjec
 int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
 void connection_finalize(PyObject *transport);
 extern PyMethodDef connection_methods[CONNECTION_METHODS];
+extern PyGetSetDef connection_properties[];
 
 /* datagram.c: the datagram transport, per datagram. */
 int datagram_add_type(PyObject *module, State *state);

@@ -38,6 +38,70 @@ static int call_soon(State *state, PyObject *self, PyObject *name, PyObject *fir
   return status;
 }
 
+/* The context */
+
+int connection_enter(State *state, PyObject *self, PyObject **context, int *was_blank) {
+  Part *part = part_of(self);
+
+  *was_blank = part->context == NULL;
+  if (*was_blank && (part->context = context_take(state)) == NULL)
+    return -1;
+  if (PyContext_Enter(part->context) < 0)
+    return -1;
+  *context = Py_NewRef(part->context);
+  return 0;
+}
+
+int connection_leave(State *state, PyObject *self, PyObject *context, int was_blank) {
+  Part *part = part_of(self);
+  int status = PyContext_Exit(context);
+
+  if (was_blank && part->context == context && context_is_blank(context, 2)) {
+    part->context = NULL;
+    context_give(state, context);
+  }
+  Py_DECREF(context);
+  return status;
+}
+
+/* What Python sees of it is a context, whose identity is the connection's from then on. */
+static PyObject *get_own_context(PyObject *self, void *unused) {
+  Part *part = part_of(self);
+
+  (void) unused;
+  if (part->context == NULL)
+    part->context = context_take(part->state);
+  return Py_XNewRef(part->context);
+}
+
+static int set_own_context(PyObject *self, PyObject *context, void *unused) {
+  (void) unused;
+  if (context == NULL || !PyContext_CheckExact(context)) {
+    PyErr_SetString(PyExc_TypeError, "a context is wanted");
+    return -1;
+  }
+  Py_XSETREF(part_of(self)->context, Py_NewRef(context));
+  return 0;
+}
+
+/* The same, None while nothing is to be received. */
+static PyObject *get_context(PyObject *self, void *unused) {
+  if (!part_of(self)->reading)
+    Py_RETURN_NONE;
+  return get_own_context(self, unused);
+}
+
+static int set_context(PyObject *self, PyObject *context, void *unused) {
+  part_of(self)->reading = context != Py_None;
+  return context == Py_None ? 0 : set_own_context(self, context, unused);
+}
+
+PyGetSetDef connection_properties[] = {
+  {"_own_context", get_own_context, set_own_context, NULL, NULL},
+  {"_context", get_context, set_context, NULL, NULL},
+  {NULL, NULL, NULL, NULL, NULL},
+};
+
 /* The beginning */
 
 /* The facts: two of them, that most connections have, or a dictionary. */
@@ -84,7 +148,7 @@ static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream,
   Py_XSETREF(part->rest, Py_NewRef(state->empty_bytes));
   Py_XSETREF(part->more, Py_NewRef(Py_None));
   Py_XSETREF(part->refusal, Py_NewRef(Py_None));
-  Py_XSETREF(part->context, Py_NewRef(Py_None)); /* while nothing is to be received */
+  part->reading = 0;
   Py_XSETREF(part->server, Py_NewRef(Py_None));
   Py_XSETREF(part->socket, Py_NewRef(Py_None));
   Py_XSETREF(part->held, Py_NewRef(Py_None));
@@ -106,7 +170,7 @@ static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream,
   part->buffered = (char) buffered;
   made = PyObject_GetAttr(protocol, state->str_connection_made);
   if (made != NULL) {
-    PyObject *arguments[] = {loop, made, self, part->own_context};
+    PyObject *arguments[] = {loop, made, self, part->context};
     int status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, 3, state->only_context));
 
     Py_DECREF(made);
@@ -131,7 +195,7 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
   context = context == Py_None ? PyContext_CopyCurrent() : Py_NewRef(context);
   if (context == NULL)
     return -1;
-  Py_XSETREF(part->own_context, context);
+  Py_XSETREF(part->context, context);
   if (take_facts(state, part, extra) < 0 || begin(state, self, loop, stream, protocol, server) < 0)
     return -1;
   /* And only then may the creator go on. */
@@ -157,7 +221,7 @@ PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObjec
     return NULL;
   }
   part = part_of(self);
-  part->own_context = Py_NewRef(context);
+  part->context = Py_NewRef(context);
   part->facts = Py_NewRef(Py_None);
   part->sockname = Py_NewRef(sockname);
   part->peername = Py_NewRef(peername);
@@ -215,9 +279,13 @@ static PyObject *start_reading(PyObject *self, PyObject *unused) {
   (void) unused;
   if (is_held(part))
     return call_pure(self, part->state->str_start_reading);
-  if (part->closing || part->paused || part->own_context == NULL || (part->context != NULL && part->context != Py_None))
+  if (part->closing || part->paused || part->reading)
     Py_RETURN_NONE;
-  Py_XSETREF(part->context, Py_NewRef(part->own_context));
+  part->reading = 1;
+  if (part->context != NULL && context_is_blank(part->context, 1)) {
+    context_give(part->state, part->context);
+    part->context = NULL;
+  }
   if (receive(part->state, self) < 0)
     return NULL;
   Py_RETURN_NONE;
@@ -227,23 +295,22 @@ static PyObject *start_reading(PyObject *self, PyObject *unused) {
 
 /* Runs a call in the connection's context, or in a copy when the protocol runs the loop from inside of that one. */
 static PyObject *call_inside(PyObject *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs) {
-  PyObject *context = part_of(self)->own_context, *result;
+  State *state = part_of(self)->state;
+  PyObject *context, *result;
+  int was_blank;
 
-  if (context == NULL || !PyContext_CheckExact(context))
-    return PyErr_Format(PyExc_RuntimeError, "the transport has no context");
-  Py_INCREF(context);
-  if (PyContext_Enter(context) < 0) {
+  if (connection_enter(state, self, &context, &was_blank) < 0) {
     PyErr_Clear();
-    Py_SETREF(context, PyContext_Copy(context));
+    was_blank = 0;
+    context = part_of(self)->context != NULL ? PyContext_Copy(part_of(self)->context) : PyContext_New();
     if (context == NULL || PyContext_Enter(context) < 0) {
       Py_XDECREF(context);
       return NULL;
     }
   }
   result = PyObject_Vectorcall(callback, args, (size_t) nargs, NULL);
-  if (PyContext_Exit(context) < 0)
+  if (connection_leave(state, self, context, was_blank) < 0)
     Py_CLEAR(result);
-  Py_DECREF(context);
   return result;
 }
 
@@ -266,9 +333,9 @@ static int stop_reading(State *state, PyObject *self, int ended) {
   /* What is still to come is kept, for whoever only pauses. */
   if ((!part->closing && !ended) || !is_tcp(state, part->stream))
     return tell(call_pure(self, state->str_stop_reading));
-  if (part->context == NULL || part->context == Py_None)
+  if (!part->reading)
     return 0;
-  Py_SETREF(part->context, Py_NewRef(Py_None));
+  part->reading = 0;
   tcp_read_stop(state, part->stream);
   return 0;
 }
@@ -328,7 +395,7 @@ int connection_read_end(State *state, PyObject *self) {
       PyObject *exception = take_exception();
 
       /* Nobody has dealt with it: let it come again in the next run. */
-      if (part->context != NULL && part->context != Py_None && receive(state, self) < 0)
+      if (part->reading && receive(state, self) < 0)
         PyErr_WriteUnraisable(self);
       restore_exception(exception);
       return -1;

@@ -33,21 +33,18 @@ static int is_context_empty(void) {
 
 /* Puts the context that was put off into its slot. -1 with an exception. */
 static int make_context(State *state, PyObject *handle) {
-  PyObject *context = state->spare_context;
+  PyObject *context = context_take(state);
 
-  state->spare_context = NULL;
-  if (context == NULL && (context = PyContext_New()) == NULL)
+  if (context == NULL)
     return -1;
   replace(&SLOT(handle, layout.context), context);
   return 0;
 }
 
-/* Takes the context of a handle that has run in it, and is about to die, for the next one: if it is empty again, and nobody but the handle and
- * the caller knows it. The caller's reference goes with it. Only here, and not when a handle is freed: what a collection of garbage frees, it
- * may be going to clear. */
+/* Takes the context of a handle that has run in it, and is about to die, for the next one: if it is blank again. The caller's reference goes
+ * with it. Only here, and not when a handle is freed: what a collection of garbage frees, it may be going to clear. */
 static void keep_context(State *state, PyObject *handle, PyObject *context) {
-  if (state->spare_context == NULL && Py_REFCNT(handle) == 1 && Py_REFCNT(context) == 2 && SLOT(handle, layout.context) == context &&
-      SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && PyObject_Size(context) == 0) {
+  if (state->spare_context == NULL && Py_REFCNT(handle) == 1 && SLOT(handle, layout.context) == context && context_is_blank(context, 2)) {
     SLOT(handle, layout.context) = Py_NewRef(Py_None);
     state->spare_context = context;
   }

@@ -47,16 +47,15 @@ static int name_both(Server *server, const Address *own, const Address *peer, Py
   return 0;
 }
 
-/* Has the loop know a transport by its descriptor, for as long as there is one. */
-static int introduce(State *state, EventLoop *loop, int fd, PyObject *transport) {
+/* Has the loop know a transport by its descriptor, for as long as there is one. They share the number, too. */
+static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *transport) {
   PyObject *transports = PyObject_GetAttr((PyObject *) loop, state->str_transports);
-  PyObject *number = PyLong_FromLong(fd), *reference = PyWeakref_NewRef(transport, NULL);
+  PyObject *reference = PyWeakref_NewRef(transport, NULL), *fd = SLOT(stream, layout.fd);
   int status = -1;
 
-  if (transports != NULL && number != NULL && reference != NULL)
-    status = PyObject_SetItem(transports, number, reference);
+  if (transports != NULL && reference != NULL)
+    status = PyObject_SetItem(transports, fd, reference);
   Py_XDECREF(transports);
-  Py_XDECREF(number);
   Py_XDECREF(reference);
   return status;
 }
@@ -66,7 +65,7 @@ static int serve(Server *server, int *fd, PyObject *own_name, PyObject *peer_nam
   State *state = server->state;
   EventLoop *loop = server->loop != NULL && is_loop(state, server->loop) ? (EventLoop *) server->loop : NULL;
   PyObject *stream, *transport, *factory = Py_XNewRef(server->protocol_factory);
-  int number = *fd, status = -1;
+  int status = -1;
 
   if (loop == NULL || factory == NULL) {
     Py_XDECREF(factory);
@@ -78,13 +77,13 @@ static int serve(Server *server, int *fd, PyObject *own_name, PyObject *peer_nam
   Py_DECREF(factory);
   if (*protocol != NULL && loop->queue == NULL)
     PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's queue away");
-  stream = *protocol != NULL && loop->queue != NULL ? tcp_new(state, loop->queue, number) : NULL;
+  stream = *protocol != NULL && loop->queue != NULL ? tcp_new(state, loop->queue, *fd) : NULL;
   if (stream != NULL) {
     *fd = -1;
     transport = connection_new(state, (PyObject *) loop, stream, *protocol, own_name, peer_name, (PyObject *) server, context);
-    Py_DECREF(stream);
     if (transport != NULL)
-      status = introduce(state, loop, number, transport);
+      status = introduce(state, loop, stream, transport);
+    Py_DECREF(stream);
     Py_XDECREF(transport);
   }
   Py_DECREF(loop);

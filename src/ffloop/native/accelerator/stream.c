@@ -263,22 +263,19 @@ static int failed_delivery(PyObject *self) {
 
 /* Tells the protocol of the end, in the connection's context. */
 static int stream_end(State *state, PyObject *self) {
-  PyObject *context = part_of(self)->context;
-  int status;
+  PyObject *context;
+  int was_blank, status;
 
-  if (context == NULL || !PyContext_CheckExact(context))
+  if (!part_of(self)->reading)
     return deliver_in_python(self, "_deliver_record", state->eof, 0);
-  Py_INCREF(context);
-  if (PyContext_Enter(context) < 0) {
+  if (connection_enter(state, self, &context, &was_blank) < 0) {
     /* It runs the loop from inside of data_received(). */
     PyErr_Clear();
-    status = tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
-  } else {
-    status = connection_read_end(state, self);
-    if (PyContext_Exit(context) < 0 || status < 0)
-      status = failed_delivery(self);
+    return tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
   }
-  Py_DECREF(context);
+  status = connection_read_end(state, self);
+  if (connection_leave(state, self, context, was_blank) < 0 || status < 0)
+    status = failed_delivery(self);
   return status;
 }
 
@@ -287,35 +284,31 @@ static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t o
   EventLoop *loop;
   Part *part;
   PyObject *data, *context, *protocol, *result;
-  int status = 0;
+  int was_blank, status = 0;
 
   if (nread == state->eof)
     return stream_end(state, self);
   part = part_of(self);
   loop = loop_of(state, self);
-  if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL ||
-      part->context == NULL || !PyContext_CheckExact(part->context))
+  if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL || !part->reading)
     return deliver_in_python(self, "_deliver_record", nread, offset);
   if (nread > LARGE && tell(PyObject_CallMethod(self, "_expect_large", NULL)) < 0)
     return failed_delivery(self);
   data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
   if (data == NULL)
     return -1;
-  /* The protocol may close the connection, which lets go of both. */
-  context = Py_NewRef(part->context);
-  protocol = Py_NewRef(part->protocol);
-  if (PyContext_Enter(context) < 0) {
+  protocol = Py_NewRef(part->protocol); /* which may close the connection */
+  if (connection_enter(state, self, &context, &was_blank) < 0) {
     /* It runs the loop from inside of data_received(). */
     PyErr_Clear();
     status = tell(PyObject_CallMethod(self, "_set_aside", "LO", (long long) nread, data));
   } else {
     result = PyObject_CallMethodOneArg(protocol, state->str_data_received, data);
     Py_XDECREF(result);
-    if (PyContext_Exit(context) < 0 || result == NULL)
+    if (connection_leave(state, self, context, was_blank) < 0 || result == NULL)
       status = failed_delivery(self);
   }
   Py_DECREF(data);
-  Py_DECREF(context);
   Py_DECREF(protocol);
   return status;
 }
@@ -399,7 +392,7 @@ static int may_read_on(State *state, PyObject *self, const PyObject *protocol, i
   /* What was written meanwhile, by whomever, does not wait for this. */
   if (queue_flush(loop->queue) < 0)
     return -1;
-  if (part->context == NULL || part->context == Py_None || part->protocol != protocol || !part->fills || is_held(part) ||
+  if (!part->reading || part->protocol != protocol || !part->fills || is_held(part) ||
       loop->stopping != Py_False || loop->ready == NULL || loop->ready->length > 0)
     return 0;
   timers = loop_count_timers(loop);
@@ -430,23 +423,21 @@ static int fill_on(State *state, PyObject *self, PyObject *protocol) {
 static int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
   Part *part;
   PyObject *context, *protocol;
-  int status;
+  int was_blank, status;
 
   part = part_of(self);
-  if (nread != 0 || part->protocol == NULL || part->context == NULL || !PyContext_CheckExact(part->context))
+  if (nread != 0 || part->protocol == NULL || !part->reading)
     return deliver_in_python(self, "_fill_record", nread, offset);
-  context = Py_NewRef(part->context);
   protocol = Py_NewRef(part->protocol);
-  if (PyContext_Enter(context) < 0) {
+  if (connection_enter(state, self, &context, &was_blank) < 0) {
     /* The protocol runs the loop from a callback of its own. What is in the kernel comes again. */
     PyErr_Clear();
     status = 0;
   } else {
     status = fill_on(state, self, protocol);
-    if (PyContext_Exit(context) < 0)
+    if (connection_leave(state, self, context, was_blank) < 0)
       status = -1;
   }
-  Py_DECREF(context);
   Py_DECREF(protocol);
   return status;
 }
@@ -467,7 +458,6 @@ int stream_receive(State *state, PyObject *self, int64_t nread, int64_t offset) 
   do {                                                                                                                     \
     visit((part)->protocol);                                                                                               \
     visit((part)->context);                                                                                                \
-    visit((part)->own_context);                                                                                            \
     visit((part)->stream);                                                                                                 \
     visit((part)->facts);                                                                                                  \
     visit((part)->sockname);                                                                                               \
@@ -555,8 +545,6 @@ static const PyMemberDef part_members[] = {
   {"_more", T_OBJECT_EX, offsetof(Part, more), 0, NULL},
   {"_refusal", T_OBJECT, offsetof(Part, refusal), 0, NULL},
   {"_protocol", T_OBJECT_EX, offsetof(Part, protocol), 0, NULL},
-  {"_context", T_OBJECT, offsetof(Part, context), 0, NULL},
-  {"_own_context", T_OBJECT_EX, offsetof(Part, own_context), 0, NULL},
   {"_stream", T_OBJECT_EX, offsetof(Part, stream), 0, NULL},
   {"_facts", T_OBJECT_EX, offsetof(Part, facts), 0, NULL},
   {"_sockname", T_OBJECT_EX, offsetof(Part, sockname), 0, NULL},
@@ -591,6 +579,7 @@ int stream_add_type(PyObject *module, State *state) {
     {Py_tp_init, connection_init},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
+    {Py_tp_getset, (void *) connection_properties},
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
     {Py_tp_dealloc, dealloc},
