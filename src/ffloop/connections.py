@@ -60,6 +60,7 @@ class Connections(Servers):
                 return True
 
     def _makes_own_transports(self) -> bool:
+        """Return whether no program has put something of its own in the place of `_make_socket_transport`."""
         return self.__class__._make_socket_transport is _MAKE_TRANSPORT and not self._overridden
 
     def _make_socket_transport(

@@ -416,6 +416,9 @@ static inline int is_held(const Part *part) {
   return part->held != NULL && part->held != Py_None && PyList_CheckExact(part->held) && PyList_GET_SIZE(part->held) > 0;
 }
 
+/* Makes the type of a transport's part in C, `size` bytes, for which the members' offsets stand: a subclass of asyncio's `_FlowControlMixin`, or
+ * in front of a Python class that is one, too, it would fit with no other. */
+int transport_add_type(PyObject *module, PyType_Spec *spec, size_t size, PyMemberDef *members, Py_ssize_t *offset, PyTypeObject **made);
 int stream_add_type(PyObject *module, State *state);
 int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
 int stream_flush(State *state, PyObject *transport);

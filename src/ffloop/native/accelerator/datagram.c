@@ -545,9 +545,7 @@ static const PyMemberDef endpoint_members[] = {
   {NULL, 0, 0, 0, NULL},
 };
 
-/* Makes the type, a subclass of asyncio's `_FlowControlMixin` as Stream is, whose slots are known by now. */
 int datagram_add_type(PyObject *module, State *state) {
-  PyObject *base = import_from("asyncio.transports", "_FlowControlMixin"), *bases, *type;
   PyMemberDef members[sizeof endpoint_members / sizeof *endpoint_members];
   PyType_Slot slots[] = {
     {Py_tp_doc, "What of a datagram transport runs per datagram."},
@@ -560,28 +558,14 @@ int datagram_add_type(PyObject *module, State *state) {
     {0, NULL},
   };
   PyType_Spec spec = {"ffloop._speed.Datagram", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
-  size_t i;
 
-  if (base == NULL)
-    return -1;
   state->udp_class = (PyTypeObject *) import_from("ffloop.uv", "Udp");
   layout.udp_fd = state->udp_class != NULL ? slot_offset(state->udp_class, "_fd") : -1;
   layout.handle_c = layout.udp_fd >= 0 ? slot_offset(state->udp_class, "_c") : -1;
-  layout.datagram_offset = ((PyTypeObject *) base)->tp_basicsize;
-  spec.basicsize = (int) (layout.datagram_offset + (Py_ssize_t) sizeof(Endpoint));
+  if (layout.handle_c < 0)
+    return -1;
   memcpy(members, endpoint_members, sizeof members);
-  for (i = 0; members[i].name != NULL; i++)
-    members[i].offset += layout.datagram_offset;
-  bases = layout.handle_c >= 0 ? PyTuple_Pack(1, base) : NULL;
-  Py_DECREF(base);
-  if (bases == NULL)
-    return -1;
-  type = PyType_FromModuleAndSpec(module, &spec, bases);
-  Py_DECREF(bases);
-  if (type == NULL)
-    return -1;
-  state->datagram_type = (PyTypeObject *) type;
-  return PyModule_AddType(module, (PyTypeObject *) type);
+  return transport_add_type(module, &spec, sizeof(Endpoint), members, &layout.datagram_offset, &state->datagram_type);
 }
 
 #else

@@ -569,9 +569,46 @@ static const PyMemberDef part_members[] = {
   {NULL, 0, 0, 0, NULL},
 };
 
-/* Makes the type, a subclass of asyncio's `_FlowControlMixin`: in front of StreamTransport, which is one too, it fits with no other. */
+/* Takes from asyncio's class of transports where its slots are. */
+static int find_layout(PyTypeObject *base) {
+  const struct {
+    Py_ssize_t *offset;
+    const char *name;
+  } wanted[] = {
+    {&layout.transport_loop, "_loop"}, {&layout.transport_paused, "_protocol_paused"},
+    {&layout.transport_high, "_high_water"}, {&layout.transport_low, "_low_water"},
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    *wanted[i].offset = slot_offset(base, wanted[i].name);
+    if (*wanted[i].offset < 0)
+      return -1;
+  }
+  return find_slots(base, layout.transport_slots, &layout.transport_slot_count);
+}
+
+int transport_add_type(PyObject *module, PyType_Spec *spec, size_t size, PyMemberDef *members, Py_ssize_t *offset, PyTypeObject **made) {
+  PyTypeObject *base = (PyTypeObject *) import_from("asyncio.transports", "_FlowControlMixin");
+  PyObject *bases, *type;
+
+  if (base == NULL || find_layout(base) < 0) {
+    Py_XDECREF(base);
+    return -1;
+  }
+  *offset = base->tp_basicsize;
+  spec->basicsize = (int) (*offset + (Py_ssize_t) size);
+  for (; members->name != NULL; members++)
+    members->offset += *offset;
+  bases = PyTuple_Pack(1, base);
+  Py_DECREF(base);
+  type = bases != NULL ? PyType_FromModuleAndSpec(module, spec, bases) : NULL;
+  Py_XDECREF(bases);
+  *made = (PyTypeObject *) type;
+  return type != NULL ? PyModule_AddType(module, *made) : -1;
+}
+
 int stream_add_type(PyObject *module, State *state) {
-  PyObject *transports = PyImport_ImportModule("asyncio.transports"), *base = NULL, *bases, *type;
   PyMemberDef members[sizeof part_members / sizeof *part_members];
   PyType_Slot slots[] = {
     {Py_tp_doc, "What of a stream transport runs per packet, and once for every connection."},
@@ -579,7 +616,7 @@ int stream_add_type(PyObject *module, State *state) {
     {Py_tp_init, connection_init},
     {Py_tp_methods, methods},
     {Py_tp_members, members},
-    {Py_tp_getset, (void *) connection_properties},
+    {Py_tp_getset, connection_properties},
     {Py_tp_traverse, traverse},
     {Py_tp_clear, clear},
     {Py_tp_dealloc, dealloc},
@@ -587,36 +624,11 @@ int stream_add_type(PyObject *module, State *state) {
     {0, NULL},
   };
   PyType_Spec spec = {"ffloop._speed.Stream", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
-  size_t i;
 
-  if (transports != NULL)
-    base = PyObject_GetAttrString(transports, "_FlowControlMixin");
-  Py_XDECREF(transports);
-  if (base == NULL || find_slots((PyTypeObject *) base, layout.transport_slots, &layout.transport_slot_count) < 0) {
-    Py_XDECREF(base);
-    return -1;
-  }
-  layout.stream_offset = ((PyTypeObject *) base)->tp_basicsize;
-  spec.basicsize = (int) (layout.stream_offset + (Py_ssize_t) sizeof(Part));
   memcpy(members, part_members, sizeof members);
-  for (i = 0; members[i].name != NULL; i++)
-    members[i].offset += layout.stream_offset;
   memcpy(methods, packet_methods, sizeof packet_methods);
   memcpy(methods + PACKET_METHODS, connection_methods, sizeof connection_methods);
-  layout.transport_loop = slot_offset((PyTypeObject *) base, "_loop");
-  layout.transport_paused = slot_offset((PyTypeObject *) base, "_protocol_paused");
-  layout.transport_high = slot_offset((PyTypeObject *) base, "_high_water");
-  layout.transport_low = slot_offset((PyTypeObject *) base, "_low_water");
-  bases = PyErr_Occurred() ? NULL : PyTuple_Pack(1, base);
-  Py_DECREF(base);
-  if (bases == NULL)
-    return -1;
-  type = PyType_FromModuleAndSpec(module, &spec, bases);
-  Py_DECREF(bases);
-  if (type == NULL)
-    return -1;
-  state->stream_type = (PyTypeObject *) type;
-  return PyModule_AddType(module, (PyTypeObject *) type);
+  return transport_add_type(module, &spec, sizeof(Part), members, &layout.stream_offset, &state->stream_type);
 }
 
 #else
