@@ -25,6 +25,10 @@ def pytest_asyncio_loop_factories(config, item):
     return FACTORIES
 
 
+ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
+"""For a test of what stdlib asyncio does not do."""
+
+
 @pytest.fixture(params=FACTORIES)
 def loop(request):
     """A loop of each kind, for tests that run it themselves."""

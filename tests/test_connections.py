@@ -15,10 +15,9 @@ import ffloop
 from ffloop import connections
 from ffloop.connections import interleave_families
 
-from .conftest import free_port, open_descriptors
+from .conftest import ffloop_only, free_port, open_descriptors
 
 # What the newest Python's asyncio does is tested on ffloop alone where this Python's does not do it yet.
-ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
 
 
 async def listening():

@@ -13,7 +13,7 @@ from asyncio import selector_events
 
 import pytest
 
-from .conftest import PAUSES, collect
+from .conftest import PAUSES, collect, ffloop_only
 
 pytestmark = pytest.mark.asyncio
 
@@ -332,7 +332,7 @@ async def test_empty_datagrams_are_sent_and_received():
     await empty_datagrams()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_empty_datagrams_are_sent_and_received_on_every_version():
     # asyncio drops them before 3.13.
     await empty_datagrams()
@@ -421,7 +421,7 @@ async def test_a_socket_that_was_given_stays_usable_until_the_transport_is_close
         next_owner.bind(name)
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_given_socket_that_is_closed_by_somebody_else_spoils_nothing(no_leaks):
     # asyncio's transport would use whatever gets the number next.
     sock = plain()
@@ -1224,7 +1224,7 @@ async def test_a_closed_unconnected_endpoint_still_says_goodbye_until_its_connec
         assert (peer.recv(10), peer.recv(10)) == (b"1", b"2")
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_sending_on_a_lost_unconnected_endpoint_is_dropped():
     # asyncio's transport raises AttributeError: it has let go of its loop.
     transport, protocol = await endpoint()
@@ -1274,7 +1274,7 @@ def leave_an_endpoint(factory):
     assert any("unclosed transport" in str(warning.message) for warning in caught)
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_socket_of_a_closed_loop_is_closed_too(no_leaks):
     # On asyncio it stays open until it is collected.
     def scenario():

@@ -7,7 +7,7 @@ import tty
 
 import pytest
 
-from .conftest import collect
+from .conftest import collect, ffloop_only
 
 
 class Recorder(asyncio.Protocol):
@@ -218,7 +218,7 @@ async def test_a_regular_file_is_refused(connect, tmp_path):
         assert os.get_blocking(file.fileno())
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_the_blocking_mode_is_put_back():
     # stdlib asyncio leaves the descriptor non-blocking, and with it the terminal of the shell that started the program.
     leader, follower = pty.openpty()

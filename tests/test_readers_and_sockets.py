@@ -9,6 +9,8 @@ import pytest
 
 import ffloop
 
+from .conftest import ffloop_only
+
 
 async def spin():
     await asyncio.sleep(0.01)
@@ -301,7 +303,7 @@ async def test_nothing_is_received_and_nothing_lost_where_nothing_is_wanted():
         assert await loop.sock_recv(left, 100) == b"datagram"
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_who_waits_on_a_socket_that_is_closed_under_him_in_the_same_turn_learns_of_it():
     # asyncio leaves the one who waits to write waiting.
     loop = asyncio.get_running_loop()
@@ -354,7 +356,7 @@ async def test_waits_and_watches_on_one_socket_do_not_disturb_each_other():
 
 
 # stdlib asyncio takes the newcomer's reader away.
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_wait_cancelled_after_it_was_over_leaves_the_next_one_alone():
     loop = asyncio.get_running_loop()
     left, right = socket.socketpair()

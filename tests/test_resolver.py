@@ -8,6 +8,8 @@ import pytest
 
 import ffloop
 
+from .conftest import ffloop_only
+
 
 def outcome(call, *args):
     try:
@@ -120,7 +122,7 @@ async def test_a_cancelled_lookup_is_dropped():
     assert await loop.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_loop_that_is_closed_while_a_name_is_looked_up_goes_quietly():
     def scenario():
         for _ in range(20):

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from .conftest import ffloop_only
+
 DATA = os.urandom(3_000_000)
 LARGE = 40_000_000
 
@@ -127,7 +129,7 @@ async def test_writing_while_a_file_is_sent_is_refused(large):
 
 
 # stdlib asyncio forgets the position when it is cancelled.
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_cancelled_sendfile_leaves_a_usable_connection(large):
     transport, protocol, server = await pair()
     server.transport.pause_reading()
@@ -146,7 +148,7 @@ async def test_a_cancelled_sendfile_leaves_a_usable_connection(large):
     await finish(protocol, server)
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 @pytest.mark.parametrize("leave", ["abort", "close"])
 async def test_a_connection_that_is_lost_meanwhile_is_an_error(large, leave):
     # stdlib asyncio waits for ever when this side leaves.
@@ -240,7 +242,7 @@ async def test_sock_sendfile_sends_from_file_to_socket(file, no_leaks):
 
 
 # stdlib asyncio forgets the position when it is cancelled.
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_cancelled_sock_sendfile_leaves_the_socket_to_others(large):
     loop = asyncio.get_running_loop()
     left, right = socket.socketpair()

@@ -9,9 +9,7 @@ import warnings
 
 import pytest
 
-from .conftest import collect
-
-ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
+from .conftest import collect, ffloop_only
 
 
 async def exchange(address, data=b"hello"):

@@ -11,7 +11,7 @@ import pytest
 
 import ffloop
 
-from .conftest import collect
+from .conftest import collect, ffloop_only
 
 PYTHON = sys.executable
 
@@ -148,7 +148,7 @@ async def test_closing_the_transport_kills_the_child():
     transport.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_the_end_is_noticed_while_a_grandchild_holds_the_pipes_open():
     # As in asyncio from 3.14 on; before, wait() waits for the pipes too.
     process = await asyncio.create_subprocess_shell("sleep 60 & echo $!", stdout=subprocess.PIPE)
@@ -333,7 +333,7 @@ async def test_a_child_that_was_asked_through_its_popen_object_keeps_its_status(
     await process.stdout.read()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 @pytest.mark.parametrize("error", [AttributeError("no pidfd_open"), OSError(24, "Too many open files")])
 async def test_without_a_pidfd_the_end_is_noticed_all_the_same(monkeypatch, error):
     def pidfd_open(pid):
@@ -344,7 +344,7 @@ async def test_without_a_pidfd_the_end_is_noticed_all_the_same(monkeypatch, erro
 
 
 # ffloop alone: it names its threads, and which way asyncio takes depends on its version.
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_the_status_that_a_thread_has_reaped_counts_more_than_what_popen_makes_up(monkeypatch):
     def pidfd_open(pid):
         raise OSError(24, "Too many open files")

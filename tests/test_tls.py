@@ -4,6 +4,8 @@ import ssl
 
 import pytest
 
+from .conftest import ffloop_only
+
 trustme = pytest.importorskip("trustme", reason="it needs cryptography, of which PyPy has no wheel")
 
 
@@ -150,7 +152,7 @@ async def upgrade(contexts, prefix):
     return answers
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_start_tls_does_not_lose_a_hello_that_came_with_the_plain_prefix(contexts):
     # gh-142352: fixed in the newest asyncio only.
     assert await upgrade(contexts, b"PROXY line\n") == b"PROXY line\nhello"
@@ -361,7 +363,7 @@ async def test_a_buffered_protocol_gets_all_in_portions_of_its_buffer(contexts, 
     assert all(len(each) <= size for each in protocol.told if isinstance(each, bytes))
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_buffer_need_not_be_a_view(contexts):
     # asyncio reads what follows the first record into a copy of the rest of it, which nobody sees.
     protocol = BufferLog(bytearray(100_000))
@@ -610,3 +612,16 @@ async def test_a_tool_that_replaces_a_method_sees_each_call(contexts, monkeypatc
         await peer.send(peer.encrypted(b"x"))
         assert await peer.receive(1) == b"x"
         assert {inside, protocol.transport, inside._sslobj} & set(calls[before:])
+
+
+@ffloop_only  # asyncio's takes the session apart in that thread
+async def test_another_thread_has_the_loop_close_a_session(contexts, no_leaks):
+    server_side, client_side = contexts
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_side) as server:
+        host, port = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(host, port, ssl=client_side, server_hostname="localhost")
+        await asyncio.to_thread(writer.transport.close)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+            await writer.wait_closed()
+    await asyncio.sleep(0.02)

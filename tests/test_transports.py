@@ -5,11 +5,13 @@ import select
 import socket
 import struct
 import sys
+import threading
+import time
 import warnings
 
 import pytest
 
-from .conftest import collect
+from .conftest import collect, ffloop_only
 
 
 class Recorder(asyncio.Protocol):
@@ -630,7 +632,7 @@ async def test_repr_tells_the_state():
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_header_and_body_leave_in_one_piece():
     # stdlib asyncio sends each write by itself.
     transport, protocol, peer = await pair()
@@ -647,7 +649,7 @@ async def test_header_and_body_leave_in_one_piece():
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_nagles_algorithm_is_off_whatever_the_sockets_protocol_number():
     # stdlib asyncio leaves it on for a socket that was made with proto=0.
     transport, protocol, peer = await pair()
@@ -658,7 +660,7 @@ async def test_nagles_algorithm_is_off_whatever_the_sockets_protocol_number():
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_many_small_writes_in_one_turn_do_not_get_slower_with_their_number():
     transport, protocol, peer = await pair()
     for _ in range(30_000):
@@ -697,7 +699,7 @@ async def test_the_only_write_of_a_turn_does_not_wait_for_its_end_when_it_is_one
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_transport_that_writes_twice_in_a_turn_sends_both_at_its_end_and_so_do_the_next_ones():
     transport, protocol, peer = await pair()
     await answer(transport, peer, 20)
@@ -717,7 +719,7 @@ async def test_a_transport_that_writes_twice_in_a_turn_sends_both_at_its_end_and
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])
+@ffloop_only
 async def test_a_write_waits_for_the_end_of_the_turn_while_something_else_is_ready_in_it():
     transport, protocol, peer = await pair()
     await answer(transport, peer, 20)
@@ -997,7 +999,7 @@ async def test_what_a_protocol_wrote_before_it_raised_has_left():
     peer.close()
 
 
-@pytest.mark.asyncio(loop_factories=["ffloop"])  # it changes its way of reading where asyncio has one
+@ffloop_only  # it changes its way of reading where asyncio has one
 async def test_a_connection_that_cannot_be_read_in_another_way_ends():
     def fail():
         raise OSError("no way")
@@ -1157,3 +1159,51 @@ async def test_a_transport_that_is_forgotten_while_an_exception_passes_leaves_th
     assert isinstance(caught.__context__, KeyError)
     assert isinstance(caught.__context__.__context__, OSError)
     peer.close()
+
+
+@ffloop_only  # asyncio's takes the transport apart in that thread, and wakes nobody
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_another_thread_has_the_loop_close_a_connection(how):
+    # Nobody should, but garbage is collected in any thread, and a StreamWriter that nobody knows any more closes its
+    # transport: libuv is at work meanwhile.
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    with right:
+        transport, protocol = await loop.create_connection(Recorder, sock=left)
+        threads = []
+
+        class Where(Recorder):
+            def connection_lost(self, exc):
+                threads.append(threading.get_ident())
+                super().connection_lost(exc)
+
+        where = Where()
+        transport.set_protocol(where)
+        closed_there = []
+
+        def elsewhere():
+            time.sleep(0.02)  # the loop waits
+            getattr(transport, how)()
+            closed_there.append(transport.is_closing() and not where.lost.done() and not threads)
+
+        await asyncio.gather(asyncio.wait_for(where.lost, 10), asyncio.to_thread(elsewhere))
+        assert threads == [threading.get_ident()]
+        assert transport.is_closing()
+
+
+@ffloop_only
+async def test_a_stream_that_is_forgotten_in_another_thread_is_closed_by_the_loop():
+    server = await asyncio.start_server(lambda reader, writer: kept.append(writer), "127.0.0.1", 0)
+    kept = []
+    with socket.create_connection(server.sockets[0].getsockname()) as client:
+        client.setblocking(False)
+        while not kept:
+            await asyncio.sleep(0.001)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # newer Pythons tell of it
+            await asyncio.to_thread(lambda: (kept.clear(), collect()))
+        # StreamWriter.__del__() is there from 3.11.5 on; before, the loop keeps the transport.
+        if hasattr(asyncio.StreamWriter, "__del__"):
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 10), 10) == b""
+    server.close()
+    await server.wait_closed()

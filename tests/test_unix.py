@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-ffloop_only = pytest.mark.asyncio(loop_factories=["ffloop"])
+from .conftest import ffloop_only
 
 
 @pytest.fixture

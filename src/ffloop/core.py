@@ -8,10 +8,11 @@ import asyncio
 import contextvars
 import os
 import selectors
+import threading
 from asyncio import Handle
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .speed import accelerator
@@ -203,6 +204,15 @@ def is_entered(context: contextvars.Context) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def is_elsewhere(loop: Any) -> bool:
+    """Return whether `loop` runs, and in another thread than the caller's: libuv may be at work there.
+
+    Garbage is collected in any thread, and what nobody knows any more closes its transport.
+    """
+    thread = loop._thread_id
+    return thread is not None and thread != threading.get_ident()
 
 
 def _flush_before_fork() -> None:

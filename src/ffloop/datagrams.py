@@ -8,7 +8,6 @@ stays usable: libuv gets a descriptor of its own for it, and both are closed tog
 
 import asyncio
 import socket
-import threading
 import warnings
 import weakref
 from asyncio.log import logger
@@ -16,6 +15,7 @@ from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
 from . import uv
+from .core import is_elsewhere
 from .datagram_receiving import Receiving
 from .datagram_sending import Sending
 from .datagram_state import ACCELERATED, SLOTS
@@ -136,7 +136,7 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         else:
             if self._closing:
                 facts.append("closing")
-            facts.append(f"fd={self._udp.fileno()}")
+            facts.append(f"fd={self._udp._fd}")  # another thread may ask, which libuv could not answer
             facts.append("read=idle" if self._context is None else "read=polling")
             facts.append(f"write=<{'polling' if self._blocked else 'idle'}, bufsize={self._size}>")
         return f"<{' '.join(facts)}>"
@@ -147,12 +147,10 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         if self._given is not None:
             self._given.close()
-        thread = self._loop._thread_id
-        if thread is None or thread == threading.get_ident():
-            self._udp.close()
-        else:
-            # Garbage is collected in any thread, and libuv may be running in the loop's.
+        if is_elsewhere(self._loop):
             self._loop.call_soon_threadsafe(self._udp.close)
+        else:
+            self._udp.close()
 
 
 if TYPE_CHECKING:

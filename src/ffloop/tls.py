@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .core import is_elsewhere
+
 RECORD_SIZE = 16 * 1024
 """Bytes that a TLS record holds at most (RFC 8446, section 5.1); a read never gives more."""
 
@@ -45,6 +47,7 @@ PASSED_BY = (
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
     """`asyncio.sslproto._SSLProtocolTransport`, whose `write` takes no detours."""
 
+    _loop: Any
     _ssl_protocol: Any
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -78,6 +81,13 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
                 protocol._control_app_writing()
         except Exception as exc:
             protocol._fatal_error(exc, "Fatal error on SSL protocol")
+
+    def close(self) -> None:
+        """Close the session, then the connection. See `asyncio.BaseTransport.close`."""
+        if is_elsewhere(self._loop):
+            self._loop.call_soon_threadsafe(self.close)
+        else:
+            super().close()
 
 
 class SSLProtocol(sslproto.SSLProtocol):
@@ -244,7 +254,7 @@ def protocol_class() -> type[sslproto.SSLProtocol]:
         and _SSLProtocolTransport.__base__ is sslproto._SSLProtocolTransport
         and ssl is not None
         and _are_from(sslproto, sslproto.SSLProtocol, PASSED_BY)
-        and _are_from(sslproto, sslproto._SSLProtocolTransport, ("write",))
+        and _are_from(sslproto, sslproto._SSLProtocolTransport, ("write", "close"))
         and _are_from(ssl, ssl.SSLObject, ("read", "write", "pending"))
     )
     return SSLProtocol if is_fit else sslproto.SSLProtocol

@@ -11,7 +11,6 @@ object that users see only borrows it.
 import asyncio
 import contextvars
 import socket
-import threading
 import warnings
 import weakref
 from asyncio import constants
@@ -19,7 +18,7 @@ from asyncio.trsock import TransportSocket
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .core import Core
+from .core import Core, is_elsewhere
 from .flow import set_unless_done
 from .speed import accelerator
 from .stream_receiving import Receiving
@@ -160,6 +159,9 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         """Send what is queued, then close. The protocol's `connection_lost` is called with None."""
         if self._closing:
             return
+        if is_elsewhere(self._loop):
+            self._loop.call_soon_threadsafe(self.close)
+            return
         self._closing = True
         self._stop_reading()
         if self._held:
@@ -174,6 +176,9 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         self._force_close(None)
 
     def _force_close(self, exc: BaseException | None) -> None:
+        if is_elsewhere(self._loop):
+            self._loop.call_soon_threadsafe(self._force_close, exc)
+            return
         # To whoever has written and now aborts, or raises, what the kernel takes is sent already.
         self._flush()
         if self._conn_lost:
@@ -265,7 +270,7 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         else:
             if self._closing:
                 facts.append("closing")
-            facts.append(f"fd={self._stream.fileno()}")
+            facts.append(f"fd={self._stream._fd}")  # another thread may ask, which libuv could not answer
             facts.append("read=idle" if self._context is None else "read=polling")
             facts.append(f"write=<{'polling' if self._writing else 'idle'}, bufsize={self._unsent()}>")
         return f"<{' '.join(facts)}>"
@@ -276,12 +281,10 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         try:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:  # warnings may be errors
-            thread = self._loop._thread_id
-            if thread is None or thread == threading.get_ident():
-                self._let_go(self._stream, self._server)
-            else:
-                # Garbage is collected in any thread, and libuv may be running in the loop's.
+            if is_elsewhere(self._loop):
                 self._loop.call_soon_threadsafe(self._let_go, self._stream, self._server)
+            else:
+                self._let_go(self._stream, self._server)
 
     @staticmethod
     def _let_go(stream: uv.Stream, server: "Server | None") -> None:

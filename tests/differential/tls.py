@@ -17,6 +17,8 @@ LIMITS = [0, 1, 100, 100_000, None]
 class Loop:
     """What a protocol wants of a loop. Timers never come."""
 
+    _thread_id = None  # it does not run
+
     def __init__(self, log):
         self.log, self.soon = log, collections.deque()
 

@@ -127,9 +127,10 @@ class Stream(Handle):
         check(lib.ffloop_shutdown(self._pointer()))
 
     def fileno(self) -> int:
-        """Return the descriptor, which stays the stream's."""
-        fd = lib.ffloop_fileno(self._pointer())
-        check(fd)
+        """Return the descriptor, which stays the stream's. Raises `ValueError` when it is closed."""
+        fd = self._fd
+        if fd < 0:
+            raise ValueError("the stream is closed")
         return fd
 
     def _close(self, c: Any) -> None:

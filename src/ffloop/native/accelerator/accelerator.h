@@ -115,8 +115,8 @@ typedef struct {
   name(addr, "addr") name(attach, "_attach") name(buffer_updated, "buffer_updated") name(call_at, "call_at")               \
   name(call_connection_lost, "_call_connection_lost") name(call_exception_handler, "call_exception_handler")               \
   name(call_later, "call_later") name(call_soon, "call_soon") name(call_soon_threadsafe, "call_soon_threadsafe")           \
-  name(cancelled, "_cancelled") name(connect_any, "_connect_any") name(connection_lost, "connection_lost")                 \
-  name(connection_made, "connection_made") name(context, "context")                                                        \
+  name(cancelled, "_cancelled") name(close, "close") name(connect_any, "_connect_any")                                     \
+  name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
   name(create_connection_transport, "_create_connection_transport") name(create_future, "create_future")                   \
   name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
   name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(enter, "_enter")                \

@@ -347,6 +347,14 @@ static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
+/* Whether the loop runs, and in another thread than the caller's: see core.py. */
+static int is_elsewhere(State *state, PyObject *self) {
+  const EventLoop *loop = loop_of(state, self);
+
+  return loop != NULL && loop->thread_id != NULL && PyLong_CheckExact(loop->thread_id) &&
+         PyLong_AsUnsignedLong(loop->thread_id) != PyThread_get_thread_ident();
+}
+
 /* Sends what is queued, then closes. */
 static int close_connection(State *state, PyObject *self) {
   Part *part = part_of(self);
@@ -355,6 +363,8 @@ static int close_connection(State *state, PyObject *self) {
 
   if (part->closing)
     return 0;
+  if (is_elsewhere(state, self))
+    return tell(call_pure(self, state->str_close));
   part->closing = 1;
   if (stop_reading(state, self, 0) < 0)
     return -1;
