@@ -27,7 +27,7 @@ enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
 /* How many dead handles wait for their next use: as many as a large burst of callbacks needs at once, for each that Python allocates brings
  * the next collection of garbage nearer. Timers die in another order than they were made in, and what lies scattered in memory is slower to
  * use than what is new: so only few of them. None under AddressSanitizer, which is to see each one's end. */
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(Py_GIL_DISABLED)
 enum { FREE_HANDLES = 0, FREE_TIMERS = 0 };
 #else
 enum { FREE_HANDLES = 16384, FREE_TIMERS = 4096 };
@@ -141,6 +141,22 @@ extern struct PyModuleDef speed_module;
 #define PREFETCH(address) ((void) (address))
 #endif
 
+/* Between threads, where there is no GIL; with it, plain loads and stores. */
+#ifdef Py_GIL_DISABLED
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
+#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_RELAXED)
+#define FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define LOCK(mutex) PyMutex_Lock(mutex)
+#define UNLOCK(mutex) PyMutex_Unlock(mutex)
+typedef PyMutex Mutex;
+#else
+#define LOAD(place) (place)
+#define STORE(place, value) ((place) = (value))
+#define FENCE() ((void) 0)
+#define LOCK(mutex) ((void) 0)
+#define UNLOCK(mutex) ((void) 0)
+#endif
+
 #define SLOT(object, offset) (*(PyObject **) ((char *) (object) + (offset)))
 
 /* ready.c: the queue of what is ready to run. */
@@ -148,6 +164,9 @@ typedef struct {
   PyObject_HEAD
   PyObject **items; /* a ring; its size is a power of two */
   Py_ssize_t size, head, length;
+#ifdef Py_GIL_DISABLED
+  Mutex mutex; /* never held while anything of Python's runs */
+#endif
 } Ready;
 
 extern PyType_Spec ready_spec;
@@ -184,6 +203,9 @@ static inline Due *due_of(PyObject *timer) {
 typedef struct {
   PyThread_type_lock lock; /* taken, for others to wait at; NULL as long as nobody had to */
   uint64_t inside;         /* the thread that is, if depth > 0; of this size everywhere, or on Windows a handle is as large as a timer */
+#ifdef Py_GIL_DISABLED
+  Mutex mutex; /* guards the fields; not held while waiting */
+#endif
   int depth, waiting;
   int released;            /* somebody who has waited is about to go on */
 } Guard;
@@ -284,13 +306,13 @@ PyObject *loop_is_overridden(EventLoop *self, void *unused);
 
 /* Which parts of the loop are its own: PLAIN_*, or'ed; -1 with an exception. A changed type has another tag, or none. */
 static inline int loop_plain(EventLoop *self) {
-  unsigned tag = Py_TYPE(self)->tp_version_tag;
+  unsigned tag = LOAD(Py_TYPE(self)->tp_version_tag);
 
-  if ((tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
-       self->timer_tag != self->state->timer_type->tp_version_tag || !self->tagged) &&
+  if ((tag != LOAD(self->type_tag) || LOAD(self->handle_tag) != LOAD(self->state->handle_type->tp_version_tag) ||
+       LOAD(self->timer_tag) != LOAD(self->state->timer_type->tp_version_tag) || !LOAD(self->tagged)) &&
       loop_find_out_plain(self) < 0)
     return -1;
-  return self->plain & ~self->replaced;
+  return LOAD(self->plain) & ~LOAD(self->replaced);
 }
 
 /* scheduling.c: call_soon() and its kin, create_future() and create_task(). */
@@ -416,7 +438,7 @@ static inline void restore_exception(PyObject *exception) {
 /* Whether asyncio's class of handles for other threads is as asyncio has made it. */
 static inline int is_threadsafe_known(const State *state) {
   return state->threadsafe_handle != NULL && state->threadsafe_tag != 0 &&
-         state->threadsafe_handle->tp_version_tag == state->threadsafe_tag;
+         LOAD(state->threadsafe_handle->tp_version_tag) == state->threadsafe_tag;
 }
 
 #ifndef _WIN32
@@ -433,7 +455,7 @@ static inline int64_t monotonic_ns(void) {
 static inline void replace(PyObject **slot, PyObject *value) {
   PyObject *old = *slot;
 
-  *slot = value;
+  STORE(*slot, value);
   Py_XDECREF(old);
 }
 

@@ -33,9 +33,14 @@ static int is_context_empty(void) {
 
 /* Puts the context that was put off into its slot. -1 with an exception. */
 static int make_context(State *state, PyObject *handle) {
-  PyObject *context = state->spare_context;
+  PyObject *context = NULL;
 
+#ifndef Py_GIL_DISABLED
+  context = state->spare_context;
   state->spare_context = NULL;
+#else
+  (void) state;
+#endif
   if (context == NULL && (context = PyContext_New()) == NULL)
     return -1;
   replace(&SLOT(handle, layout.context), context);
@@ -46,11 +51,17 @@ static int make_context(State *state, PyObject *handle) {
  * the caller knows it. The caller's reference goes with it. Only here, and not when a handle is freed: what a collection of garbage frees, it
  * may be going to clear. */
 static void keep_context(State *state, PyObject *handle, PyObject *context) {
+#ifdef Py_GIL_DISABLED
+  (void) state;
+  (void) handle;
+#else
   if (state->spare_context == NULL && Py_REFCNT(handle) == 1 && Py_REFCNT(context) == 2 && SLOT(handle, layout.context) == context &&
       SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && PyObject_Size(context) == 0) {
     SLOT(handle, layout.context) = Py_NewRef(Py_None);
     state->spare_context = context;
+    /* The caller's reference goes on below; the handle's is the spare one's. */
   }
+#endif
   Py_DECREF(context);
 }
 
@@ -73,6 +84,14 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
   PyObject *handle, *arguments;
   Py_ssize_t i;
 
+#ifdef Py_GIL_DISABLED
+  /* Two threads may ask a handle for other threads for its context. */
+  if (context == NULL && kind == THREADSAFE) {
+    context = PyContext_CopyCurrent();
+    if (context == NULL)
+      return NULL;
+  } else
+#endif
   context = context != NULL ? Py_NewRef(context) : is_context_empty() ? Py_NewRef(Py_None) : PyContext_CopyCurrent();
   if (context == NULL)
     return NULL;
@@ -83,7 +102,11 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
   }
   for (i = 0; i < count; i++)
     PyTuple_SET_ITEM(arguments, i, Py_NewRef(args[i]));
+#ifdef Py_GIL_DISABLED
+  handle = NULL;
+#else
   handle = state->free_handles[kind];
+#endif
   if (handle != NULL) {
     state->free_handles[kind] = SLOT(handle, layout.callback);
     state->free_count[kind]--;
@@ -146,7 +169,12 @@ static void destroy(PyObject *handle) {
   clear(handle);
   if (kind == THREADSAFE)
     guard_end(handle);
+#ifdef Py_GIL_DISABLED
+  (void) state;
+  if (0) {
+#else
   if (state != NULL && state->free_count[kind] < (kind == TIMER ? FREE_TIMERS : FREE_HANDLES)) {
+#endif
     SLOT(handle, layout.callback) = state->free_handles[kind];
     state->free_handles[kind] = handle;
     state->free_count[kind]++;
@@ -314,7 +342,7 @@ int handle_run(State *state, PyObject *handle) {
   if (type == state->handle_type || type == state->timer_type || type == state->asyncio_handle || type == state->asyncio_timer)
     return SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
   if (type == state->threadsafe_type)
-    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call_guarded(state, handle);
+    return LOAD(SLOT(handle, layout.cancelled)) == Py_True ? 0 : call_guarded(state, handle);
   return run_foreign(state, handle);
 }
 
@@ -325,6 +353,9 @@ void handles_prefetch(State *state, const Ready *ready) {
   const char *far;
   PyObject *near;
 
+#ifdef Py_GIL_DISABLED
+  return; /* another thread may be moving the ring */
+#endif
   if (ready->length <= FAR)
     return;
   far = (const char *) ready_peek(ready, FAR);

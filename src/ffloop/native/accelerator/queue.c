@@ -49,10 +49,14 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
   }
   queue->may_skip = MOST_SKIPPED;
   if (timeout_ns != 0) {
+    STORE(queue->waiting, 1); /* from here on others wake us; who came before is seen below */
+    FENCE();
     /* A write that failed has scheduled what tells of it; and another thread may have come in between, which wakes nobody who is
      * not waiting yet. From here to the wait the GIL is ours. */
     Py_ssize_t left = PyObject_Length(queue->backlog);
 
+    if (left != 0)
+      STORE(queue->waiting, 0);
     if (left < 0)
       return -2;
     if (left > 0)
@@ -61,11 +65,10 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
   if (timeout_ns == 0) {
     found = api->run(queue->loop, 0);
   } else {
-    queue->waiting = 1;
     Py_BEGIN_ALLOW_THREADS
     found = api->run(queue->loop, timeout_ns);
     Py_END_ALLOW_THREADS
-    queue->waiting = 0;
+    STORE(queue->waiting, 0);
   }
   queue->next = 0;
   queue->count = found > 0 ? found : 0;
@@ -93,8 +96,11 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
   key = PyLong_FromLongLong(record->key);
   if (key == NULL)
     return -1;
-  callback = PyDict_GetItemWithError(queue->callbacks, key);
-  Py_XINCREF(callback);
+#if PY_VERSION_HEX >= 0x030d0000
+  (void) PyDict_GetItemRef(queue->callbacks, key, &callback);
+#else
+  callback = Py_XNewRef(PyDict_GetItemWithError(queue->callbacks, key));
+#endif
   if (callback == NULL) {
     if (!PyErr_Occurred()) {
       PyObject *payload = PyLong_FromLongLong(record->payload);
@@ -197,7 +203,7 @@ static PyObject *open_loop(Queue *queue, PyObject *address) {
     if (handles == NULL || queue->new_token == NULL)
       return NULL;
   }
-  queue->loop = pointer;
+  STORE(queue->loop, pointer);
   queue->active = queue->next = queue->count = 0;
   queue->records = NULL;
   queue->region = pointer != NULL ? api->region(pointer) : NULL;
