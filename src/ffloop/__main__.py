@@ -2,10 +2,18 @@
 
 import importlib.metadata
 import platform
+import sys
+import sysconfig
 
 import ffloop
 from ffloop import uv
 from ffloop.speed import accelerator
+
+
+def _gil() -> str:
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return ""
+    return f" (free-threaded, GIL {'on' if sys._is_gil_enabled() else 'off'})"
 
 
 def report() -> str:
@@ -19,7 +27,7 @@ def report() -> str:
         "libuv": f"{ffloop.libuv_version()} ({'system' if uv.libuv_is_system() else 'vendored'})",
         "backend": f"CFFI {cffi}, API mode",
         "speed": "pure Python" if accelerator is None else "accelerated, in C",
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}{_gil()}",
         "system": platform.platform(),
     }
     return "\n".join(f"{name:8}{value}" for name, value in lines.items())

@@ -131,12 +131,14 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
 
     def __repr__(self) -> str:
         facts = [type(self).__name__]
-        if self._udp.closed:
+        if is_elsewhere(self._loop):
+            facts.append("of a loop in another thread")  # which may be about to free what the rest is read from
+        elif self._udp.closed:
             facts.append("closed")
         else:
             if self._closing:
                 facts.append("closing")
-            facts.append(f"fd={self._udp._fd}")  # another thread may ask, which libuv could not answer
+            facts.append(f"fd={self._udp.fileno()}")
             facts.append("read=idle" if self._context is None else "read=polling")
             facts.append(f"write=<{'polling' if self._blocked else 'idle'}, bufsize={self._size}>")
         return f"<{' '.join(facts)}>"

@@ -8,6 +8,7 @@ put back when the last transport on it is closed.
 import asyncio
 import fcntl
 import os
+import threading
 from asyncio import unix_events
 from collections.abc import Callable
 from typing import Any
@@ -29,22 +30,25 @@ class Modes:
 
     def __init__(self) -> None:
         self._found: dict[Key, list[bool]] = {}
+        self._lock = threading.RLock()  # loops in several threads may have one terminal; and a finalizer comes any time
 
     def enter(self, fd: int) -> Key:
         """Note the mode of `fd`, which is about to change; return what `leave` needs."""
         status = os.fstat(fd)
         # The two ends of a pipe have one inode, but a mode each.
         key = (status.st_dev, status.st_ino, fcntl.fcntl(fd, fcntl.F_GETFL) & ACCESS)
-        self._found.setdefault(key, []).append(os.get_blocking(fd))
+        with self._lock:
+            self._found.setdefault(key, []).append(os.get_blocking(fd))
         return key
 
     def leave(self, key: Key, fd: int) -> None:
         """Put the mode of `fd` back, unless another transport still needs it changed."""
-        found = self._found[key]
-        if len(found) > 1:
-            found.pop()  # the first one knows how it was before all of them
-            return
-        del self._found[key]
+        with self._lock:
+            found = self._found[key]
+            if len(found) > 1:
+                found.pop()  # the first one knows how it was before all of them
+                return
+            del self._found[key]
         if found[0]:
             try:
                 os.set_blocking(fd, True)

@@ -265,12 +265,14 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
 
     def __repr__(self) -> str:
         facts = [type(self).__name__]
-        if self._stream.closed:
+        if is_elsewhere(self._loop):
+            facts.append("of a loop in another thread")  # which may be about to free what the rest is read from
+        elif self._stream.closed:
             facts.append("closed")
         else:
             if self._closing:
                 facts.append("closing")
-            facts.append(f"fd={self._stream._fd}")  # another thread may ask, which libuv could not answer
+            facts.append(f"fd={self._stream.fileno()}")
             facts.append("read=idle" if self._context is None else "read=polling")
             facts.append(f"write=<{'polling' if self._writing else 'idle'}, bufsize={self._unsent()}>")
         return f"<{' '.join(facts)}>"

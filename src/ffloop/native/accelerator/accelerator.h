@@ -5,7 +5,7 @@
  * the Python class's. Attributes that both touch are members of the C struct, or slots of the Python class, under their Python names, so
  * that there is one state and not two.
  *
- * Every function runs with the GIL held, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
+ * Every function runs with the GIL held, if there is one, except inside of ffloop_run when it may wait (see queue.c). Unless a comment says
  * otherwise, arguments are borrowed and results are new references; NULL or -1 means that an exception is set.
  *
  * libuv is not linked: ffloop's C functions are called through the table that the CFFI module hands over.
@@ -24,10 +24,16 @@ enum { MOST_SLOTS = 16 };
 enum { CONNECTION_METHODS = 7 };
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in stream_state.py */
 enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
+#ifdef Py_GIL_DISABLED
+enum { FREE_THREADED = 1 };
+#else
+enum { FREE_THREADED = 0 };
+#endif
 /* How many dead handles wait for their next use: as many as a large burst of callbacks needs at once, for each that Python allocates brings
  * the next collection of garbage nearer. Timers die in another order than they were made in, and what lies scattered in memory is slower to
- * use than what is new: so only few of them. None under AddressSanitizer, which is to see each one's end. */
-#ifdef __SANITIZE_ADDRESS__
+ * use than what is new: so only few of them. None under AddressSanitizer, which is to see each one's end, and none where several threads
+ * could take one at once. */
+#if defined(__SANITIZE_ADDRESS__) || defined(Py_GIL_DISABLED)
 enum { FREE_HANDLES = 0, FREE_TIMERS = 0 };
 #else
 enum { FREE_HANDLES = 16384, FREE_TIMERS = 4096 };
@@ -128,8 +134,8 @@ typedef struct {
   name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once") name(set_aside, "_set_aside")          \
   name(set_result, "set_result") name(sock_connect, "sock_connect") name(sockname, "sockname")                             \
   name(start_reading, "_start_reading") name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(task, "Task") \
-  name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(transports, "_transports")               \
-  name(wake_up, "_wake_up") name(write_to_self, "_write_to_self")
+  name(thread_id, "_thread_id") name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled")                 \
+  name(transports, "_transports") name(wake_up, "_wake_up") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE
@@ -144,6 +150,30 @@ extern struct PyModuleDef speed_module;
 #define PREFETCH(address) ((void) (address))
 #endif
 
+/* What several threads see at once where there is no GIL: a loop that others schedule callbacks in. With it these are plain loads and stores. A
+ * loop's transports, timers and all else of it belong to its thread. */
+#if PY_VERSION_HEX < 0x030d0000
+#define Py_BEGIN_CRITICAL_SECTION(object) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+#ifdef Py_GIL_DISABLED
+#ifndef __GNUC__
+#error "without the GIL the accelerator needs the atomics of gcc and clang"
+#endif
+#define LOAD(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
+#define STORE(place, value) __atomic_store_n(&(place), (value), __ATOMIC_RELAXED)
+#define FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define LOCK(mutex) PyMutex_Lock(mutex)
+#define UNLOCK(mutex) PyMutex_Unlock(mutex)
+typedef PyMutex Mutex;
+#else
+#define LOAD(place) (place)
+#define STORE(place, value) ((place) = (value))
+#define FENCE() ((void) 0)
+#define LOCK(mutex) ((void) 0)
+#define UNLOCK(mutex) ((void) 0)
+#endif
+
 #define SLOT(object, offset) (*(PyObject **) ((char *) (object) + (offset)))
 
 /* ready.c: the queue of what is ready to run. */
@@ -151,6 +181,9 @@ typedef struct {
   PyObject_HEAD
   PyObject **items; /* a ring; its size is a power of two */
   Py_ssize_t size, head, length;
+#ifdef Py_GIL_DISABLED
+  Mutex mutex; /* never held while anything of Python's runs */
+#endif
 } Ready;
 
 extern PyType_Spec ready_spec;
@@ -174,10 +207,14 @@ static inline PyObject *context_take(State *state) {
   return context != NULL ? context : PyContext_New();
 }
 
-/* Whether it is such a one. `references`: how many of them are those who ask. */
+static inline Py_ssize_t context_length(PyObject *context) {
+  return PyContext_Type.tp_as_mapping->mp_length(context);
+}
+
+/* Whether it is such a one. `references`: how many of them are those who ask. Where several threads could take it at once, none is. */
 static inline int context_is_blank(PyObject *context, Py_ssize_t references) {
-  return PyContext_CheckExact(context) && Py_REFCNT(context) == references &&
-         SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && PyObject_Size(context) == 0;
+  return !FREE_THREADED && PyContext_CheckExact(context) && Py_REFCNT(context) == references &&
+         SLOT(context, Py_TYPE(context)->tp_weaklistoffset) == NULL && context_length(context) == 0;
 }
 
 /* Takes the reference, the only one, to a blank context. */
@@ -210,6 +247,9 @@ static inline Due *due_of(PyObject *timer) {
 typedef struct {
   PyThread_type_lock lock; /* taken, for others to wait at; NULL as long as nobody had to */
   uint64_t inside;         /* the thread that is, if depth > 0; of this size everywhere, or on Windows a handle is as large as a timer */
+#ifdef Py_GIL_DISABLED
+  Mutex mutex; /* guards the fields; not held while waiting */
+#endif
   int depth, waiting;
   int released;            /* somebody who has waited is about to go on */
 } Guard;
@@ -310,13 +350,13 @@ PyObject *loop_is_overridden(EventLoop *self, void *unused);
 
 /* Which parts of the loop are its own: PLAIN_*, or'ed; -1 with an exception. A changed type has another tag, or none. */
 static inline int loop_plain(EventLoop *self) {
-  unsigned tag = Py_TYPE(self)->tp_version_tag;
+  unsigned tag = LOAD(Py_TYPE(self)->tp_version_tag);
 
-  if ((tag != self->type_tag || self->handle_tag != self->state->handle_type->tp_version_tag ||
-       self->timer_tag != self->state->timer_type->tp_version_tag || !self->tagged) &&
+  if ((tag != LOAD(self->type_tag) || LOAD(self->handle_tag) != LOAD(self->state->handle_type->tp_version_tag) ||
+       LOAD(self->timer_tag) != LOAD(self->state->timer_type->tp_version_tag) || !LOAD(self->tagged)) &&
       loop_find_out_plain(self) < 0)
     return -1;
-  return self->plain & ~self->replaced;
+  return LOAD(self->plain) & ~LOAD(self->replaced);
 }
 
 /* scheduling.c: call_soon() and its kin, create_future() and create_task(). */
@@ -341,7 +381,7 @@ int is_tcp(const State *state, PyObject *stream); /* whether it is one of these,
 uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
 void tcp_read_stop(State *state, PyObject *tcp);
-PyObject *tcp_receiver(State *state, Queue *queue, int64_t token); /* who gets what the Tcp of that token reads, borrowed; NULL: nobody, or it is no Tcp */
+PyObject *tcp_receiver(State *state, Queue *queue, int64_t token); /* who gets what the Tcp of that token reads; NULL: nobody, or it is no Tcp */
 int tcp_close(State *state, PyObject *tcp);
 
 /* watch.c: the watch of a descriptor, when it is ready. */
@@ -443,6 +483,18 @@ static inline int is_a(PyObject *object, PyTypeObject *type) {
   return type != NULL && (Py_TYPE(object)->tp_base == type || PyObject_TypeCheck(object, type));
 }
 
+/* What a dictionary has under a key: a new reference, NULL without an exception for nothing. */
+static inline PyObject *dict_get(PyObject *dict, PyObject *key) {
+#if PY_VERSION_HEX >= 0x030d0000
+  PyObject *found;
+
+  (void) PyDict_GetItemRef(dict, key, &found);
+  return found;
+#else
+  return Py_XNewRef(PyDict_GetItemWithError(dict, key));
+#endif
+}
+
 /* Calls a method for what it does: takes its result. */
 static inline int tell(PyObject *done) {
   Py_XDECREF(done);
@@ -483,7 +535,7 @@ static inline void restore_exception(PyObject *exception) {
 /* Whether asyncio's class of handles for other threads is as asyncio has made it. */
 static inline int is_threadsafe_known(const State *state) {
   return state->threadsafe_handle != NULL && state->threadsafe_tag != 0 &&
-         state->threadsafe_handle->tp_version_tag == state->threadsafe_tag;
+         LOAD(state->threadsafe_handle->tp_version_tag) == state->threadsafe_tag;
 }
 
 #ifndef _WIN32
@@ -500,7 +552,7 @@ static inline int64_t monotonic_ns(void) {
 static inline void replace(PyObject **slot, PyObject *value) {
   PyObject *old = *slot;
 
-  *slot = value;
+  STORE(*slot, value);
   Py_XDECREF(old);
 }
 

@@ -208,9 +208,11 @@ PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObjec
   PyObject *self;
   Part *part;
 
-  if (state->transport_class == NULL)
-    state->transport_class = import_from("ffloop.transports", "StreamTransport");
-  type = (PyTypeObject *) state->transport_class;
+  type = (PyTypeObject *) LOAD(state->transport_class);
+  if (type == NULL) {
+    type = (PyTypeObject *) import_from("ffloop.transports", "StreamTransport");
+    STORE(state->transport_class, (PyObject *) type); /* of two threads that come here at once one leaves a reference behind */
+  }
   self = type != NULL ? type->tp_new(type, NULL, NULL) : NULL;
   if (self == NULL) {
     PyObject *exception = take_exception();
@@ -347,12 +349,16 @@ static PyObject *stop_reading_from_python(PyObject *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
-/* Whether the loop runs, and in another thread than the caller's: see core.py. */
+/* Whether the loop runs, and in another thread than the caller's: see core.py. 0 without an exception where that cannot be told. */
 static int is_elsewhere(State *state, PyObject *self) {
-  const EventLoop *loop = loop_of(state, self);
+  PyObject *loop = SLOT(self, layout.transport_loop);
+  PyObject *thread = loop != NULL ? PyObject_GetAttr(loop, state->str_thread_id) : NULL;
+  int elsewhere = thread != NULL && PyLong_CheckExact(thread) && PyLong_AsUnsignedLong(thread) != PyThread_get_thread_ident();
 
-  return loop != NULL && loop->thread_id != NULL && PyLong_CheckExact(loop->thread_id) &&
-         PyLong_AsUnsignedLong(loop->thread_id) != PyThread_get_thread_ident();
+  if (thread == NULL)
+    PyErr_Clear();
+  Py_XDECREF(thread);
+  return elsewhere;
 }
 
 /* Sends what is queued, then closes. */
@@ -361,11 +367,11 @@ static int close_connection(State *state, PyObject *self) {
   PyObject *lost;
   int status;
 
-  if (part->closing)
+  if (LOAD(part->closing))
     return 0;
   if (is_elsewhere(state, self))
     return tell(call_pure(self, state->str_close));
-  part->closing = 1;
+  STORE(part->closing, 1); /* is_closing() may be asked in any thread */
   if (stop_reading(state, self, 0) < 0)
     return -1;
   if (is_held(part) && PyList_CheckExact(part->held) && PyList_SetSlice(part->held, 0, PyList_GET_SIZE(part->held), NULL) < 0)

@@ -28,7 +28,7 @@ static PyTypeObject *type_of(const State *state, int kind) {
 static int is_context_empty(void) {
   PyObject *current = PyThreadState_Get()->context;
 
-  return current == NULL || PyObject_Size(current) == 0;
+  return current == NULL || context_length(current) == 0;
 }
 
 /* Puts the context that was put off into its slot. -1 with an exception. */
@@ -51,15 +51,31 @@ static void keep_context(State *state, PyObject *handle, PyObject *context) {
   Py_DECREF(context);
 }
 
-/* Fills the slots that every handle has, which are empty. Takes the references to the arguments and to the context. */
+/* Fills the slots that every handle has, which are empty, but for those of `fill_usual`. Takes the references to the arguments and to the context. */
 static inline void fill(PyObject *handle, PyObject *loop, PyObject *callback, PyObject *arguments, PyObject *context) {
   SLOT(handle, layout.callback) = Py_NewRef(callback);
   SLOT(handle, layout.args) = arguments;
   SLOT(handle, layout.context) = context;
   SLOT(handle, layout.loop) = Py_NewRef(loop);
-  SLOT(handle, layout.cancelled) = Py_NewRef(Py_False);
-  SLOT(handle, layout.repr) = Py_NewRef(Py_None);
-  SLOT(handle, layout.source_traceback) = Py_NewRef(Py_None);
+}
+
+/* Puts a value into a slot that has it already, most often. */
+static inline void reset(PyObject **slot, PyObject *value) {
+  if (*slot != value)
+    replace(slot, Py_NewRef(value));
+}
+
+/* What hardly any handle has different: a dead one that waits for its next use keeps it. */
+static inline void fill_usual(PyObject *handle) {
+  reset(&SLOT(handle, layout.cancelled), Py_False);
+  reset(&SLOT(handle, layout.repr), Py_None);
+  reset(&SLOT(handle, layout.source_traceback), Py_None);
+}
+
+static void clear_usual(PyObject *handle) {
+  Py_CLEAR(SLOT(handle, layout.cancelled));
+  Py_CLEAR(SLOT(handle, layout.repr));
+  Py_CLEAR(SLOT(handle, layout.source_traceback));
 }
 
 /* A handle for `callback(*args)` with `count` arguments, of which it keeps references. `context` NULL is a copy of the current one. The
@@ -70,7 +86,12 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
   PyObject *handle, *arguments;
   Py_ssize_t i;
 
-  context = context != NULL ? Py_NewRef(context) : is_context_empty() ? Py_NewRef(Py_None) : PyContext_CopyCurrent();
+  if (context != NULL)
+    Py_INCREF(context);
+  else if (is_context_empty() && !(FREE_THREADED && kind == THREADSAFE)) /* two threads could be the first to ask for it */
+    context = Py_NewRef(Py_None);
+  else
+    context = PyContext_CopyCurrent();
   if (context == NULL)
     return NULL;
   arguments = PyTuple_New(count); /* of none: the one that there is */
@@ -93,6 +114,7 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
       return NULL;
     }
     memset((char *) handle + sizeof(PyObject), 0, (size_t) type->tp_basicsize - sizeof(PyObject));
+    fill_usual(handle);
   }
   fill(handle, loop, callback, arguments, context);
   if (kind == TIMER)
@@ -101,16 +123,12 @@ PyObject *handle_new(State *state, int kind, PyObject *loop, PyObject *callback,
   return handle;
 }
 
-static int clear(PyObject *handle) {
-  int kind = kind_of(Py_TYPE(handle));
-
+/* Empties the slots of a handle but for the usual ones. */
+static void drop(PyObject *handle, int kind) {
   Py_CLEAR(SLOT(handle, layout.callback));
   Py_CLEAR(SLOT(handle, layout.args));
   Py_CLEAR(SLOT(handle, layout.context));
   Py_CLEAR(SLOT(handle, layout.loop));
-  Py_CLEAR(SLOT(handle, layout.cancelled));
-  Py_CLEAR(SLOT(handle, layout.repr));
-  Py_CLEAR(SLOT(handle, layout.source_traceback));
   if (kind == TIMER) {
     Py_CLEAR(SLOT(handle, layout.when));
     Py_CLEAR(SLOT(handle, layout.scheduled));
@@ -118,6 +136,11 @@ static int clear(PyObject *handle) {
   }
   if (kind == THREADSAFE)
     Py_CLEAR(SLOT(handle, layout.lock));
+}
+
+static int clear(PyObject *handle) {
+  drop(handle, kind_of(Py_TYPE(handle)));
+  clear_usual(handle);
   return 0;
 }
 
@@ -140,14 +163,16 @@ static void destroy(PyObject *handle) {
 
   if (SLOT(handle, type->tp_weaklistoffset) != NULL)
     PyObject_ClearWeakRefs(handle);
-  clear(handle);
+  drop(handle, kind);
   if (kind == THREADSAFE)
     guard_end(handle);
   if (state != NULL && state->free_count[kind] < (kind == TIMER ? FREE_TIMERS : FREE_HANDLES)) {
+    fill_usual(handle);
     SLOT(handle, layout.callback) = state->free_handles[kind];
     state->free_handles[kind] = handle;
     state->free_count[kind]++;
   } else {
+    clear_usual(handle);
     PyObject_GC_Del(handle);
   }
   Py_DECREF(type);
@@ -177,6 +202,7 @@ void handles_clear_free(State *state) {
       PyObject *handle = state->free_handles[kind];
 
       state->free_handles[kind] = SLOT(handle, layout.callback);
+      clear_usual(handle);
       PyObject_GC_Del(handle);
     }
     state->free_count[kind] = 0;
@@ -217,11 +243,10 @@ static PyObject *cancel(PyObject *handle, PyObject *unused) {
  * is by now: one that was cancelled meanwhile has no callback. */
 static int report(State *state, PyObject *handle) {
   PyObject *exception = take_exception();
-  PyObject *loop = SLOT(handle, layout.loop), *traceback = SLOT(handle, layout.source_traceback);
-  PyObject *callback = SLOT(handle, layout.callback), *args = SLOT(handle, layout.args);
+  PyObject *loop = Py_XNewRef(SLOT(handle, layout.loop)), *traceback = Py_XNewRef(SLOT(handle, layout.source_traceback));
+  PyObject *callback = Py_XNewRef(SLOT(handle, layout.callback)), *args = Py_XNewRef(SLOT(handle, layout.args));
   PyObject *source = NULL, *message = NULL, *context = NULL, *done = NULL;
 
-  Py_XINCREF(loop);
   if (loop != NULL && callback != NULL && args != NULL)
     source = PyObject_CallFunctionObjArgs(state->format_source, callback, args, NULL);
   else
@@ -240,6 +265,9 @@ static int report(State *state, PyObject *handle) {
   Py_XDECREF(context);
   Py_XDECREF(exception);
   Py_XDECREF(loop);
+  Py_XDECREF(traceback);
+  Py_XDECREF(callback);
+  Py_XDECREF(args);
   Py_XDECREF(done);
   return done == NULL ? -1 : 0;
 }
@@ -311,7 +339,7 @@ int handle_run(State *state, PyObject *handle) {
   if (type == state->handle_type || type == state->timer_type || type == state->asyncio_handle || type == state->asyncio_timer)
     return SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
   if (type == state->threadsafe_type)
-    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call_guarded(state, handle);
+    return LOAD(SLOT(handle, layout.cancelled)) == Py_True ? 0 : call_guarded(state, handle);
   return run_foreign(state, handle);
 }
 
@@ -322,7 +350,7 @@ void handles_prefetch(State *state, const Ready *ready) {
   const char *far;
   PyObject *near;
 
-  if (ready->length <= FAR)
+  if (FREE_THREADED || ready->length <= FAR) /* another thread may be moving the ring */
     return;
   far = (const char *) ready_peek(ready, FAR);
   near = ready_peek(ready, NEAR);

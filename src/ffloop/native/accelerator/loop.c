@@ -141,7 +141,7 @@ static int may_skip(EventLoop *self, int own, Py_ssize_t timers, int64_t *now) {
 #ifdef __linux__
   Queue *queue = self->queue;
 
-  if (self->ready->length == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
+  if (LOAD(self->ready->length) == 0 || queue->dirty->length > 0 || queue->active || queue->may_skip <= 0 ||
       self->stopping != Py_False || !has_own_poll(self, own))
     return 0;
   if (timers > 0 && !(own & PLAIN_TIME && loop_has_real_clock(self->state)))
@@ -165,18 +165,21 @@ static int may_skip(EventLoop *self, int own, Py_ssize_t timers, int64_t *now) {
 /* Polls as BaseEventLoop does, through what somebody has put between the loop and its queue. What that waits for is its own business, so
  * other threads wake it whatever it does. timeout: in seconds, negative for ever. */
 static int poll_in_python(EventLoop *self, double timeout) {
-  PyObject *seconds = timeout < 0 ? Py_NewRef(Py_None) : timeout == 0 ? PyLong_FromLong(0) : PyFloat_FromDouble(timeout);
-  PyObject *found = NULL, *done = NULL;
+  PyObject *seconds, *found = NULL, *done = NULL;
   char running = self->running;
 
-  self->running = 0;
+  STORE(self->running, 0);
+  FENCE();
+  if (FREE_THREADED && self->ready != NULL && LOAD(self->ready->length) > 0)
+    timeout = 0; /* who came before that has woken nobody */
+  seconds = timeout < 0 ? Py_NewRef(Py_None) : timeout == 0 ? PyLong_FromLong(0) : PyFloat_FromDouble(timeout);
   if (self->selector == NULL) /* it was deleted */
     PyErr_SetString(PyExc_AttributeError, "_selector");
   else if (seconds != NULL)
     found = PyObject_CallMethodOneArg(self->selector, self->state->str_select, seconds);
   if (found != NULL)
     done = PyObject_CallMethodOneArg((PyObject *) self, self->state->str_process_events, found);
-  self->running = running;
+  STORE(self->running, running);
   Py_XDECREF(seconds);
   Py_XDECREF(found);
   Py_XDECREF(done);
@@ -191,7 +194,7 @@ static int poll(EventLoop *self, int own) {
 
   if (timers < 0)
     return -1;
-  if (self->ready->length > 0 || self->stopping != Py_False) {
+  if (LOAD(self->ready->length) > 0 || self->stopping != Py_False) {
     timeout = 0;
   } else if (timers > 0) {
     double when, now;
@@ -237,8 +240,8 @@ static int turn(EventLoop *self, int own) {
     return -1;
   if (with_timers(self, queue_due, now + self->clock_resolution) < 0)
     return -1;
-  self->running = 1;
-  for (count = self->ready->length; count > 0 && status == 0; count--) {
+  STORE(self->running, 1);
+  for (count = LOAD(self->ready->length); count > 0 && status == 0; count--) {
     PyObject *handle = ready_pop_left(self->ready);
 
     if (handle == NULL)
@@ -272,7 +275,8 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
   if (own == 0) {
     PyObject *done;
 
-    self->running = 0;
+    STORE(self->running, 0);
+    FENCE(); /* who sees that it is running still has put in before what that looks at now */
     done = loop_call_base(self->state->str_run_once, self, NULL, 0, NULL);
     status = done != NULL ? 0 : -1;
     Py_XDECREF(done);
@@ -287,7 +291,7 @@ static PyObject *run_once(EventLoop *self, PyObject *unused) {
       status = -1;
   }
   self->many = many;
-  self->running = running;
+  STORE(self->running, running);
   if (status < 0)
     return NULL;
   Py_RETURN_NONE;

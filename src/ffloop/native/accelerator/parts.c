@@ -28,22 +28,27 @@ int loop_find_out_plain(EventLoop *self) {
     {(PyObject *) state->timer_type, state->str_run, state->asyncio_run, PLAIN_TURN},
   };
   size_t i;
+  int plain = PLAIN_ALL;
+  unsigned type_tag, handle_tag, timer_tag;
 
-  self->plain = PLAIN_ALL;
   for (i = 0; i < sizeof checks / sizeof *checks; i++) {
     PyObject *found = PyObject_GetAttr(checks[i].owner, checks[i].name);
 
     if (found == NULL)
       return -1;
     if (found != checks[i].wanted)
-      self->plain &= ~checks[i].flag;
+      plain &= ~checks[i].flag;
     Py_DECREF(found);
   }
-  self->type_tag = type->tp_version_tag;
-  self->handle_tag = state->handle_type->tp_version_tag;
-  self->timer_tag = state->timer_type->tp_version_tag;
+  type_tag = LOAD(type->tp_version_tag);
+  handle_tag = LOAD(state->handle_type->tp_version_tag);
+  timer_tag = LOAD(state->timer_type->tp_version_tag);
+  STORE(self->plain, plain);
+  STORE(self->type_tag, type_tag);
+  STORE(self->handle_tag, handle_tag);
+  STORE(self->timer_tag, timer_tag);
   /* A type that was changed too often gets no tag any more: 0 says nothing. */
-  self->tagged = self->type_tag != 0 && self->handle_tag != 0 && self->timer_tag != 0;
+  STORE(self->tagged, type_tag != 0 && handle_tag != 0 && timer_tag != 0);
   return 0;
 }
 
@@ -68,7 +73,7 @@ int loop_set_attribute(PyObject *object, PyObject *name, PyObject *value) {
   for (i = 0; i < sizeof watched / sizeof *watched; i++) {
     if (name == watched[i].name || (PyUnicode_Check(name) && PyUnicode_Compare(name, watched[i].name) == 0)) {
       if (value != NULL)
-        self->replaced |= watched[i].flag;
+        STORE(self->replaced, self->replaced | watched[i].flag);
     }
   }
   return PyObject_GenericSetAttr(object, name, value);

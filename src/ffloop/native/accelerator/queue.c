@@ -62,10 +62,15 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
       return queue_poll(queue, 0);
   }
   if (timeout_ns != 0) {
-    /* A write that failed has scheduled what tells of it; and another thread may have come in between, which wakes nobody who is
-     * not waiting yet. From here to the wait the GIL is ours. */
-    Py_ssize_t left = PyObject_Length(queue->backlog);
+    Py_ssize_t left;
 
+    /* A write that failed has scheduled what tells of it; and another thread may have come in between, which wakes nobody who is
+     * not waiting: from here on it does. */
+    STORE(queue->waiting, 1);
+    FENCE();
+    left = PyObject_Length(queue->backlog);
+    if (left != 0)
+      STORE(queue->waiting, 0);
     if (left < 0)
       return -2;
     if (left > 0)
@@ -74,11 +79,10 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
   if (timeout_ns == 0) {
     found = api->run(queue->loop, 0);
   } else {
-    queue->waiting = 1;
     Py_BEGIN_ALLOW_THREADS
     found = api->run(queue->loop, timeout_ns);
     Py_END_ALLOW_THREADS
-    queue->waiting = 0;
+    STORE(queue->waiting, 0);
   }
   queue->next = 0;
   queue->count = found > 0 ? found : 0;
@@ -101,11 +105,11 @@ static PyObject *find_receiver(Queue *queue, const ffloop_record *record, int ki
   PyObject *found = kind == FFLOOP_READ ? tcp_receiver(queue->state, queue, record->key >> FFLOOP_KIND_BITS) : NULL, *key, *payload;
 
   if (found != NULL || PyErr_Occurred())
-    return Py_XNewRef(found);
+    return found;
   key = PyLong_FromLongLong(record->key);
   if (key == NULL)
     return NULL;
-  found = Py_XNewRef(PyDict_GetItemWithError(queue->callbacks, key));
+  found = dict_get(queue->callbacks, key);
   if (found == NULL && !PyErr_Occurred() && (payload = PyLong_FromLongLong(record->payload)) != NULL) {
     PyObject *args[3] = {(PyObject *) queue, key, payload};
 
@@ -214,7 +218,7 @@ static PyObject *open_loop(Queue *queue, PyObject *address) {
     if (handles == NULL || queue->new_token == NULL)
       return NULL;
   }
-  queue->loop = pointer;
+  STORE(queue->loop, pointer);
   queue->active = queue->next = queue->count = 0;
   queue->records = NULL;
   queue->region = pointer != NULL ? api->region(pointer) : NULL;

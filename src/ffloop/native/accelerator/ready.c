@@ -33,44 +33,66 @@ static int grow(Ready *ready) {
 }
 
 int ready_reserve(Ready *ready, Py_ssize_t more) {
-  Py_ssize_t size = ready->size ? ready->size : FIRST_SIZE;
+  Py_ssize_t size;
+  int status;
 
+  LOCK(&ready->mutex);
+  size = ready->size ? ready->size : FIRST_SIZE;
   while (size - ready->length < more)
     size *= 2;
-  return size == ready->size ? 0 : resize(ready, size);
+  status = size == ready->size ? 0 : resize(ready, size);
+  UNLOCK(&ready->mutex);
+  return status;
 }
 
 PyObject *ready_new(State *state) {
   return state->ready_type->tp_alloc(state->ready_type, 0);
 }
 
-/* Keeps a reference of its own to `item`. */
-int ready_append(Ready *ready, PyObject *item) {
+/* Keeps a reference of its own to `item`. The mutex is the caller's. */
+static int put(Ready *ready, PyObject *item, int left) {
   if (ready->length == ready->size && grow(ready) < 0)
     return -1;
-  ready->items[position(ready, ready->length)] = Py_NewRef(item);
-  ready->length++;
+  if (left) {
+    ready->head = position(ready, ready->size - 1);
+    ready->items[ready->head] = Py_NewRef(item);
+  } else {
+    ready->items[position(ready, ready->length)] = Py_NewRef(item);
+  }
+  STORE(ready->length, ready->length + 1);
   return 0;
 }
 
+/* Likewise; -1 with an exception. */
+int ready_append(Ready *ready, PyObject *item) {
+  int status;
+
+  LOCK(&ready->mutex);
+  status = put(ready, item, 0);
+  UNLOCK(&ready->mutex);
+  return status;
+}
+
 int ready_append_left(Ready *ready, PyObject *item) {
-  if (ready->length == ready->size && grow(ready) < 0)
-    return -1;
-  ready->head = position(ready, ready->size - 1);
-  ready->items[ready->head] = Py_NewRef(item);
-  ready->length++;
-  return 0;
+  int status;
+
+  LOCK(&ready->mutex);
+  status = put(ready, item, 1);
+  UNLOCK(&ready->mutex);
+  return status;
 }
 
 /* Gives the queue's reference to the caller. */
 PyObject *ready_pop_left(Ready *ready) {
-  PyObject *item;
+  PyObject *item = NULL;
 
-  if (ready->length == 0)
-    return NULL;
-  item = ready->items[ready->head];
-  ready->head = position(ready, 1);
-  ready->length--;
+  LOCK(&ready->mutex);
+  if (ready->length > 0) {
+    item = ready->items[ready->head];
+    ready->head = position(ready, 1);
+    STORE(ready->length, ready->length - 1);
+  }
+  UNLOCK(&ready->mutex);
   return item;
 }
 
@@ -80,13 +102,18 @@ static PyObject *as_list(Ready *ready) {
   PyObject *list;
   Py_ssize_t i;
 
-  while ((list = PyList_New(ready->length)) != NULL && PyList_GET_SIZE(list) != ready->length)
+  while ((list = PyList_New(LOAD(ready->length))) != NULL) {
+    LOCK(&ready->mutex);
+    if (PyList_GET_SIZE(list) == ready->length) {
+      for (i = 0; i < ready->length; i++)
+        PyList_SET_ITEM(list, i, Py_NewRef(ready->items[position(ready, i)]));
+      UNLOCK(&ready->mutex);
+      return list;
+    }
+    UNLOCK(&ready->mutex);
     Py_DECREF(list);
-  if (list == NULL)
-    return NULL;
-  for (i = 0; i < ready->length; i++)
-    PyList_SET_ITEM(list, i, Py_NewRef(ready->items[position(ready, i)]));
-  return list;
+  }
+  return NULL;
 }
 
 static PyObject *append(Ready *ready, PyObject *item) {
@@ -141,22 +168,34 @@ static PyObject *pop_left(Ready *ready, PyObject *unused) {
 }
 
 static PyObject *pop(Ready *ready, PyObject *unused) {
+  PyObject *item = NULL;
+
   (void) unused;
-  if (ready->length == 0) {
-    PyErr_SetString(PyExc_IndexError, "pop from an empty deque");
-    return NULL;
+  LOCK(&ready->mutex);
+  if (ready->length > 0) {
+    STORE(ready->length, ready->length - 1);
+    item = ready->items[position(ready, ready->length)];
   }
-  ready->length--;
-  return ready->items[position(ready, ready->length)];
+  UNLOCK(&ready->mutex);
+  if (item == NULL)
+    PyErr_SetString(PyExc_IndexError, "pop from an empty deque");
+  return item;
 }
 
 /* Removes all. What that frees may run code that uses the queue, and finds it empty. */
 static int drop_all(Ready *ready) {
-  PyObject **items = ready->items;
-  Py_ssize_t size = ready->size, head = ready->head, length = ready->length, i;
+  PyObject **items;
+  Py_ssize_t size, head, length, i;
 
+  LOCK(&ready->mutex);
+  items = ready->items;
+  size = ready->size;
+  head = ready->head;
+  length = ready->length;
   ready->items = NULL;
-  ready->size = ready->head = ready->length = 0;
+  ready->size = ready->head = 0;
+  STORE(ready->length, 0);
+  UNLOCK(&ready->mutex);
   for (i = 0; i < length; i++)
     Py_DECREF(items[(head + i) & (size - 1)]);
   PyMem_Free(items);
@@ -169,13 +208,29 @@ static PyObject *clear(Ready *ready, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
-/* Takes the item at `index` out. The caller gets its reference. */
+/* Takes the item at `index` out, NULL without an exception if there is none. The caller gets its reference. */
 static PyObject *take(Ready *ready, Py_ssize_t index) {
-  PyObject *item = ready->items[position(ready, index)];
+  PyObject *item = NULL;
 
-  for (; index < ready->length - 1; index++)
+  LOCK(&ready->mutex);
+  if (index >= 0 && index < ready->length)
+    item = ready->items[position(ready, index)];
+  for (; item != NULL && index < ready->length - 1; index++)
     ready->items[position(ready, index)] = ready->items[position(ready, index + 1)];
-  ready->length--;
+  if (item != NULL)
+    STORE(ready->length, ready->length - 1);
+  UNLOCK(&ready->mutex);
+  return item;
+}
+
+/* A reference to the item at `index`, NULL without an exception if there is none. */
+static PyObject *get(Ready *ready, Py_ssize_t index) {
+  PyObject *item = NULL;
+
+  LOCK(&ready->mutex);
+  if (index >= 0 && index < ready->length)
+    item = Py_NewRef(ready->items[position(ready, index)]);
+  UNLOCK(&ready->mutex);
   return item;
 }
 
@@ -183,9 +238,13 @@ static PyObject *take(Ready *ready, Py_ssize_t index) {
 static Py_ssize_t find(Ready *ready, PyObject *wanted) {
   Py_ssize_t i;
 
-  for (i = 0; i < ready->length; i++) {
-    PyObject *item = Py_NewRef(ready->items[position(ready, i)]);
-    int equal = PyObject_RichCompareBool(item, wanted, Py_EQ);
+  for (i = 0; i < LOAD(ready->length); i++) {
+    PyObject *item = get(ready, i);
+    int equal;
+
+    if (item == NULL)
+      break;
+    equal = PyObject_RichCompareBool(item, wanted, Py_EQ);
 
     Py_DECREF(item);
     if (equal != 0)
@@ -197,8 +256,10 @@ static Py_ssize_t find(Ready *ready, PyObject *wanted) {
 static PyObject *remove_item(Ready *ready, PyObject *wanted) {
   Py_ssize_t index = find(ready, wanted);
 
-  if (index >= 0 && index < ready->length) {
-    Py_DECREF(take(ready, index));
+  PyObject *item = index >= 0 ? take(ready, index) : NULL;
+
+  if (item != NULL) {
+    Py_DECREF(item);
     Py_RETURN_NONE;
   }
   if (index != -2)
@@ -213,29 +274,33 @@ static int contains(Ready *ready, PyObject *wanted) {
 }
 
 static Py_ssize_t length(Ready *ready) {
-  return ready->length;
+  return LOAD(ready->length);
 }
 
 static PyObject *item_at(Ready *ready, Py_ssize_t index) {
-  if (index < 0 || index >= ready->length) {
+  PyObject *item = get(ready, index);
+
+  if (item == NULL)
     PyErr_SetString(PyExc_IndexError, "deque index out of range");
-    return NULL;
-  }
-  return Py_NewRef(ready->items[position(ready, index)]);
+  return item;
 }
 
 static int set_item(Ready *ready, Py_ssize_t index, PyObject *item) {
-  PyObject *old;
+  PyObject *old = NULL;
 
-  if (index < 0 || index >= ready->length) {
-    PyErr_SetString(PyExc_IndexError, "deque index out of range");
-    return -1;
-  }
   if (item == NULL) {
     old = take(ready, index);
   } else {
-    old = ready->items[position(ready, index)];
-    ready->items[position(ready, index)] = Py_NewRef(item);
+    LOCK(&ready->mutex);
+    if (index >= 0 && index < ready->length) {
+      old = ready->items[position(ready, index)];
+      ready->items[position(ready, index)] = Py_NewRef(item);
+    }
+    UNLOCK(&ready->mutex);
+  }
+  if (old == NULL) {
+    PyErr_SetString(PyExc_IndexError, "deque index out of range");
+    return -1;
   }
   Py_DECREF(old);
   return 0;
@@ -282,7 +347,7 @@ static PyObject *rotate(Ready *ready, PyObject *args) {
 
   if (!PyArg_ParseTuple(args, "|n:rotate", &steps))
     return NULL;
-  if (ready->length > 0) {
+  if (LOAD(ready->length) > 0) {
     /* The ring may have gaps: item by item, the shorter way round. */
     steps %= ready->length;
     for (; steps > 0; steps--) {
@@ -339,9 +404,14 @@ static PyObject *copy(Ready *ready, PyObject *unused) {
   Py_ssize_t i;
 
   (void) unused;
-  for (i = 0; made != NULL && i < ready->length; i++) {
-    if (ready_append((Ready *) made, ready->items[position(ready, i)]) < 0)
+  for (i = 0; made != NULL && i < LOAD(ready->length); i++) {
+    PyObject *item = get(ready, i);
+
+    if (item == NULL)
+      break;
+    if (ready_append((Ready *) made, item) < 0)
       Py_CLEAR(made);
+    Py_DECREF(item);
   }
   return made;
 }

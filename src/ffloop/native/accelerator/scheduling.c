@@ -16,7 +16,7 @@ static inline int is_common(EventLoop *self, int parts, PyObject *const *args, P
     PyErr_Clear(); /* who is asked instead finds the same */
   if (own < 0 || (own & parts) != parts)
     return 0;
-  if (self->closed != Py_False || self->debug != Py_False || nargs < needed || self->ready == NULL)
+  if (LOAD(self->closed) != Py_False || LOAD(self->debug) != Py_False || nargs < needed || self->ready == NULL)
     return 0;
   if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
     return 1;
@@ -77,10 +77,14 @@ PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_s
   if (!is_common(self, PLAIN_SOON | PLAIN_WAKE, args, nargs, 1, kwnames, &context) || self->queue == NULL)
     return loop_call_base(self->state->str_call_soon_threadsafe, self, args, nargs, kwnames);
   handle = add_ready_threadsafe(self, args, nargs, context);
-  /* Between two waits nobody needs to be woken: the queue is looked at before the next one, and the GIL is ours until then. */
-  if (handle != NULL && self->queue != NULL && (!self->running || self->queue->waiting) &&
-      self->queue->loop != NULL)
-    self->state->api->wake(self->queue->loop);
+  /* Between two waits nobody needs to be woken: the queue is looked at before the next one, after `waiting` was set. */
+  FENCE();
+  if (handle != NULL && self->queue != NULL && (!LOAD(self->running) || LOAD(self->queue->waiting))) {
+    ffloop_loop *loop = LOAD(self->queue->loop);
+
+    if (loop != NULL)
+      self->state->api->wake(loop);
+  }
   return handle;
 }
 

@@ -160,7 +160,7 @@ static int is_to_send(Part *part, PyObject *self, const EventLoop *loop) {
   else if (part->calm < CALM)
     part->calm++;
   else /* the peer can work while whoever writes goes on, if nothing else is to run */
-    return dirty->length == 0 && loop->ready != NULL && loop->ready->length == 0 && loop->queue->count <= 1;
+    return dirty->length == 0 && loop->ready != NULL && LOAD(loop->ready->length) == 0 && loop->queue->count <= 1;
   return 0;
 }
 
@@ -393,7 +393,7 @@ static int may_read_on(State *state, PyObject *self, const PyObject *protocol, i
   if (queue_flush(loop->queue) < 0)
     return -1;
   if (!part->reading || part->protocol != protocol || !part->fills || is_held(part) ||
-      loop->stopping != Py_False || loop->ready == NULL || loop->ready->length > 0)
+      loop->stopping != Py_False || loop->ready == NULL || LOAD(loop->ready->length) > 0)
     return 0;
   timers = loop_count_timers(loop);
   if (timers <= 0)

@@ -74,13 +74,15 @@ void tcp_read_stop(State *state, PyObject *tcp) {
 }
 
 PyObject *tcp_receiver(State *state, Queue *queue, int64_t token) {
-  PyObject *number = PyLong_FromLongLong(token), *tcp;
+  PyObject *number = PyLong_FromLongLong(token), *tcp, *receiver;
 
   if (number == NULL)
     return NULL;
-  tcp = queue->handles != NULL ? PyDict_GetItemWithError(queue->handles, number) : NULL;
+  tcp = queue->handles != NULL ? dict_get(queue->handles, number) : NULL;
   Py_DECREF(number);
-  return is_tcp(state, tcp) ? own_of(tcp)->receiver : NULL;
+  receiver = is_tcp(state, tcp) ? Py_XNewRef(own_of(tcp)->receiver) : NULL;
+  Py_XDECREF(tcp);
+  return receiver;
 }
 
 /* Closes the handle, once. The caller holds a reference. */

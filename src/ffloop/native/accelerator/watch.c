@@ -11,19 +11,28 @@ typedef struct {
   char silent, waited;
 } Watch;
 
-/* Where the only one is that waits and is to be told; NULL when there is none, or when two are to be asked. */
-static PyObject **find_only(Watch *watch, PyObject *const *args, Py_ssize_t nargs) {
+/* The only one that waits and is to be told: a new reference; NULL when there is none, or when two are to be asked. What a subprocess leaves
+ * behind may be collected in another thread, and waits no more then. take: he waits no longer. */
+static PyObject *find_only(Watch *watch, PyObject *const *args, Py_ssize_t nargs, int take) {
   long events = nargs == 2 ? PyLong_AsLong(args[1]) : -1;
+  PyObject *only = NULL;
 
   if (events == -1) {
     PyErr_Clear();
     return NULL;
   }
-  if (watch->reader == NULL || watch->writer == NULL || (watch->reader == Py_None) == (watch->writer == Py_None))
-    return NULL;
-  if (watch->reader != Py_None)
-    return events & FFLOOP_READABLE ? &watch->reader : NULL;
-  return events & FFLOOP_WRITABLE ? &watch->writer : NULL;
+  Py_BEGIN_CRITICAL_SECTION(watch);
+  if (watch->reader != NULL && watch->writer != NULL && (watch->reader == Py_None) != (watch->writer == Py_None)) {
+    PyObject **slot = watch->reader != Py_None ? &watch->reader : &watch->writer;
+
+    if (events & (slot == &watch->reader ? FFLOOP_READABLE : FFLOOP_WRITABLE)) {
+      only = take ? *slot : Py_NewRef(*slot);
+      if (take)
+        *slot = Py_NewRef(Py_None);
+    }
+  }
+  Py_END_CRITICAL_SECTION();
+  return only;
 }
 
 static PyObject *leave_to_python(Watch *watch, PyObject *name, PyObject *const *args, Py_ssize_t nargs) {
@@ -51,13 +60,14 @@ static int is_run_own(State *state) {
 /* (status, events), where a handle waits. One that asyncio has made runs here, unless somebody has replaced the way in which it does. */
 static PyObject *on_ready(Watch *watch, PyObject *const *args, Py_ssize_t nargs) {
   State *state = watch->state;
-  PyObject **only = find_only(watch, args, nargs), *handle;
+  PyObject *handle = find_only(watch, args, nargs, 0);
   int status;
 
-  if (only == NULL || Py_TYPE(*only) != state->asyncio_handle || SLOT(*only, layout.cancelled) != Py_False ||
-      !is_run_own(state))
+  if (handle == NULL || Py_TYPE(handle) != state->asyncio_handle || SLOT(handle, layout.cancelled) != Py_False ||
+      !is_run_own(state)) {
+    Py_XDECREF(handle);
     return leave_to_python(watch, state->str_serve, args, nargs);
-  handle = Py_NewRef(*only);
+  }
   status = handle_run(state, handle);
   Py_DECREF(handle);
   if (status < 0)
@@ -68,13 +78,11 @@ static PyObject *on_ready(Watch *watch, PyObject *const *args, Py_ssize_t nargs)
 /* (status, events), where futures alone wait. */
 static PyObject *on_ready_once(Watch *watch, PyObject *const *args, Py_ssize_t nargs) {
   State *state = watch->state;
-  PyObject **only = find_only(watch, args, nargs), *future, *answer;
+  PyObject *future = find_only(watch, args, nargs, 1), *answer;
   int done;
 
-  if (only == NULL)
+  if (future == NULL)
     return leave_to_python(watch, state->str_serve_once, args, nargs);
-  future = *only;
-  *only = Py_NewRef(Py_None);
   watch->silent = 1;
   answer = PyObject_CallMethodNoArgs(future, state->str_done);
   done = answer != NULL ? PyObject_IsTrue(answer) : -1;
