@@ -1192,17 +1192,17 @@ async def test_another_thread_has_the_loop_close_a_connection(how):
 
 @ffloop_only
 async def test_a_stream_that_is_forgotten_in_another_thread_is_closed_by_the_loop():
-    server = await asyncio.start_server(lambda reader, writer: kept.append(writer), "127.0.0.1", 0)
-    kept = []
-    with socket.create_connection(server.sockets[0].getsockname()) as client:
-        client.setblocking(False)
-        while not kept:
-            await asyncio.sleep(0.001)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # newer Pythons tell of it
-            await asyncio.to_thread(lambda: (kept.clear(), collect()))
-        # StreamWriter.__del__() is there from 3.11.5 on; before, the loop keeps the transport.
-        if hasattr(asyncio.StreamWriter, "__del__"):
-            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 10), 10) == b""
-    server.close()
-    await server.wait_closed()
+    loop = asyncio.get_running_loop()
+    told = []
+    loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        streams = list(await asyncio.open_connection(*listening.getsockname()))
+        peer, _ = listening.accept()
+        with peer:
+            peer.setblocking(False)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", ResourceWarning
+                )  # newer Pythons tell of it so, older ones to the handler
+                await asyncio.to_thread(lambda: (streams.clear(), collect()))
+            assert await asyncio.wait_for(loop.sock_recv(peer, 10), 10) == b""
