@@ -89,6 +89,7 @@ def test_loops_in_many_threads_schedule_in_each_other_and_nothing_is_lost(new_ev
             for player in players:
                 for index in range(BURST):
                     player.loop.call_soon_threadsafe(player.take, number, sent[number] + index)
+                    player.loop.call_soon_threadsafe(int).cancel()  # it may be running
             sent[number] += BURST
             time.sleep(0.001)
 

@@ -201,9 +201,10 @@ static inline PyObject *ready_peek(const Ready *ready, Py_ssize_t index) {
 /* Contexts that are empty, and that nobody else knows, are all the same: handles and connections have none until they run, and share one that
  * waits for the next of them. */
 static inline PyObject *context_take(State *state) {
-  PyObject *context = state->spare_context;
+  PyObject *context = FREE_THREADED ? NULL : state->spare_context;
 
-  state->spare_context = NULL;
+  if (context != NULL)
+    state->spare_context = NULL;
   return context != NULL ? context : PyContext_New();
 }
 

@@ -44,7 +44,7 @@ static int make_context(State *state, PyObject *handle) {
 /* Takes the context of a handle that has run in it, and is about to die, for the next one: if it is blank again. The caller's reference goes
  * with it. Only here, and not when a handle is freed: what a collection of garbage frees, it may be going to clear. */
 static void keep_context(State *state, PyObject *handle, PyObject *context) {
-  if (state->spare_context == NULL && Py_REFCNT(handle) == 1 && SLOT(handle, layout.context) == context && context_is_blank(context, 2)) {
+  if (!FREE_THREADED && state->spare_context == NULL && Py_REFCNT(handle) == 1 && SLOT(handle, layout.context) == context && context_is_blank(context, 2)) {
     SLOT(handle, layout.context) = Py_NewRef(Py_None);
     state->spare_context = context;
   }
@@ -215,9 +215,10 @@ static PyObject *cancel(PyObject *handle, PyObject *unused) {
   State *state = state_of(handle);
   PyObject *loop = SLOT(handle, layout.loop);
   int plain = loop != NULL && state != NULL && is_loop(state, loop) && ((EventLoop *) loop)->debug == Py_False;
+  PyObject *callback, *args, *cancelled;
 
   (void) unused;
-  if (SLOT(handle, layout.cancelled) == Py_True)
+  if (LOAD(SLOT(handle, layout.cancelled)) == Py_True)
     Py_RETURN_NONE;
   if (Py_TYPE(handle) == state->timer_type) {
     if (plain) {
@@ -233,9 +234,18 @@ static PyObject *cancel(PyObject *handle, PyObject *unused) {
   }
   if (!plain)
     return PyObject_CallOneArg(state->handle_cancel, handle);
-  replace(&SLOT(handle, layout.cancelled), Py_NewRef(Py_True));
-  replace(&SLOT(handle, layout.callback), Py_NewRef(Py_None));
-  replace(&SLOT(handle, layout.args), Py_NewRef(Py_None));
+  /* Another thread may be about to call it: what it has got by then is its own. */
+  Py_BEGIN_CRITICAL_SECTION(handle);
+  cancelled = SLOT(handle, layout.cancelled);
+  STORE(SLOT(handle, layout.cancelled), Py_NewRef(Py_True));
+  callback = SLOT(handle, layout.callback);
+  args = SLOT(handle, layout.args);
+  SLOT(handle, layout.callback) = Py_NewRef(Py_None);
+  SLOT(handle, layout.args) = Py_NewRef(Py_None);
+  Py_END_CRITICAL_SECTION();
+  Py_XDECREF(cancelled);
+  Py_XDECREF(callback);
+  Py_XDECREF(args);
   Py_RETURN_NONE;
 }
 
@@ -287,21 +297,23 @@ static int run_foreign(State *state, PyObject *handle) {
 
 /* Calls what a handle is for. */
 static int call(State *state, PyObject *handle) {
-  PyObject *callback = SLOT(handle, layout.callback);
-  PyObject *args = SLOT(handle, layout.args);
-  PyObject *context, *result;
-  int status = 0, put_off = SLOT(handle, layout.context) == Py_None, left = 0;
+  PyObject *callback, *args, *context, *result;
+  int status = 0, put_off, left = 0;
 
-  if (put_off && make_context(state, handle) < 0)
-    return report(state, handle);
-  context = SLOT(handle, layout.context);
-  if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context))
-    return run_foreign(state, handle);
-  /* The callback may cancel its handle, which lets go of all three. */
-  Py_INCREF(callback);
-  Py_INCREF(args);
-  Py_INCREF(context);
-  if (PyContext_Enter(context) < 0) {
+  /* References of its own: the callback may cancel its handle, which lets go of all three; and so may another thread. */
+  Py_BEGIN_CRITICAL_SECTION(handle);
+  put_off = SLOT(handle, layout.context) == Py_None;
+  if (put_off)
+    status = make_context(state, handle);
+  callback = Py_XNewRef(SLOT(handle, layout.callback));
+  args = Py_XNewRef(SLOT(handle, layout.args));
+  context = Py_XNewRef(SLOT(handle, layout.context));
+  Py_END_CRITICAL_SECTION();
+  if (status < 0) {
+    status = report(state, handle);
+  } else if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context)) {
+    status = run_foreign(state, handle);
+  } else if (PyContext_Enter(context) < 0) {
     status = report(state, handle);
   } else {
     result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t) PyTuple_GET_SIZE(args), NULL);
@@ -311,12 +323,12 @@ static int call(State *state, PyObject *handle) {
       status = is_let_through() ? -1 : report(state, handle);
     Py_XDECREF(result);
   }
-  Py_DECREF(callback);
-  Py_DECREF(args);
+  Py_XDECREF(callback);
+  Py_XDECREF(args);
   if (put_off && left && status == 0)
     keep_context(state, handle, context);
   else
-    Py_DECREF(context);
+    Py_XDECREF(context);
   return status;
 }
 
@@ -337,7 +349,7 @@ int handle_run(State *state, PyObject *handle) {
   PyTypeObject *type = Py_TYPE(handle);
 
   if (type == state->handle_type || type == state->timer_type || type == state->asyncio_handle || type == state->asyncio_timer)
-    return SLOT(handle, layout.cancelled) == Py_True ? 0 : call(state, handle);
+    return LOAD(SLOT(handle, layout.cancelled)) == Py_True ? 0 : call(state, handle);
   if (type == state->threadsafe_type)
     return LOAD(SLOT(handle, layout.cancelled)) == Py_True ? 0 : call_guarded(state, handle);
   return run_foreign(state, handle);
