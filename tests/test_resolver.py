@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import sysconfig
 
 import pytest
 
@@ -110,8 +111,12 @@ async def test_many_lookups_at_once_are_all_answered():
     assert [infos[0][4][1] for infos in await asyncio.gather(*lookups)] == list(range(1, 50))
 
 
-# From 3.14 on asyncio's executor may have answered before the task comes to wait.
-@pytest.mark.asyncio(loop_factories=["asyncio", "ffloop"] if sys.version_info < (3, 14) else ["ffloop"])
+# From 3.14 on, and without a GIL, asyncio's executor may have answered before the task comes to wait.
+@pytest.mark.asyncio(
+    loop_factories=["ffloop"]
+    if sys.version_info >= (3, 14) or sysconfig.get_config_var("Py_GIL_DISABLED")
+    else ["asyncio", "ffloop"]
+)
 async def test_a_cancelled_lookup_is_dropped():
     loop = asyncio.get_running_loop()
     lookup = asyncio.create_task(loop.getaddrinfo("localhost", 80))

@@ -70,7 +70,12 @@ async def test_a_connection_knows_both_its_names_as_the_socket_does(no_leaks, ho
 
 @ffloop_only  # stdlib asyncio lets such a connection wait for ever
 async def test_a_factory_that_gives_no_protocol_costs_its_connection_and_no_other(no_leaks):
-    useless = [None, object()]
+    class Nameless(asyncio.Protocol):
+        @property
+        def __class__(self):
+            raise ValueError("it does not say what it is")
+
+    useless = [None, object(), Nameless()]
 
     def factory():
         return useless.pop() if useless else asyncio.StreamReaderProtocol(asyncio.StreamReader(), echo)
@@ -79,7 +84,7 @@ async def test_a_factory_that_gives_no_protocol_costs_its_connection_and_no_othe
         warnings.simplefilter("always", ResourceWarning)
         async with await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0) as server:
             address = server.sockets[0].getsockname()
-            for _ in range(2):
+            for _ in range(3):
                 with socket.create_connection(address, timeout=10) as client:
                     await asyncio.sleep(0.05)
                     collect()

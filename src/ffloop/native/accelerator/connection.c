@@ -140,10 +140,8 @@ static int take_facts(State *state, Part *part, PyObject *extra) {
 static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *server) {
   Part *part = part_of(self);
   PyObject *made;
-  int buffered = PyObject_IsInstance(protocol, state->buffered_protocol);
+  int buffered;
 
-  if (buffered < 0)
-    return -1;
   Py_XSETREF(part->first, Py_NewRef(state->empty_bytes));
   Py_XSETREF(part->rest, Py_NewRef(state->empty_bytes));
   Py_XSETREF(part->more, Py_NewRef(Py_None));
@@ -167,6 +165,9 @@ static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream,
   }
   Py_XSETREF(part->protocol, Py_NewRef(protocol));
   part->protocol_connected = 1;
+  buffered = PyObject_IsInstance(protocol, state->buffered_protocol);
+  if (buffered < 0)
+    return -1;
   part->buffered = (char) buffered;
   made = PyObject_GetAttr(protocol, state->str_connection_made);
   if (made != NULL) {
