@@ -134,6 +134,37 @@ def test_a_signal_that_comes_before_the_first_wait_is_dealt_with_before_it(loop)
     assert called == [signal.SIGUSR1]
 
 
+def test_what_a_handler_writes_right_before_the_first_wait_is_sent():
+    loop = ffloop.new_event_loop()
+    left, right = socket.socketpair()
+    right.settimeout(5)
+    received = []
+
+    def receive():
+        try:
+            received.append(right.recv(100))
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+
+    def take_wakeup():
+        # In this moment nothing but the handler itself tells of a signal.
+        transport.write(b"from a handler")
+        type(loop)._take_wakeup(loop)
+
+    with right:
+        transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=left))
+        loop._take_wakeup = take_wakeup
+        thread = threading.Thread(target=receive)
+        thread.start()
+        loop.run_forever()
+        thread.join()
+        transport.close()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+    assert received == [b"from a handler"]
+
+
 def test_running_off_the_main_thread_touches_no_signals():
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)

@@ -221,8 +221,12 @@ class Loop:
             nanoseconds = math.ceil(min(timeout, LONGEST) * 1e9)
         else:
             nanoseconds = 0
-        if nanoseconds and self.before_wait is not None and self.before_wait():
-            nanoseconds = 0
+        if nanoseconds and self.before_wait is not None:
+            if self.before_wait():
+                nanoseconds = 0
+            self.flush()  # a signal's handler may have written
+            if self.backlog:
+                nanoseconds = 0
         try:
             found: int = _run(self._c, nanoseconds)
             self.found = found

@@ -425,18 +425,26 @@ static PyObject *run_guarded(PyObject *handle, PyObject *unused) {
 /* The slot `_context`. */
 static PyObject *get_context(PyObject *handle, void *unused) {
   State *state = state_of(handle);
+  PyObject *context = NULL;
+  int status = 0;
 
   (void) unused;
-  if (SLOT(handle, layout.context) == Py_None && state != NULL && make_context(state, handle) < 0)
-    return NULL;
-  if (SLOT(handle, layout.context) == NULL)
+  Py_BEGIN_CRITICAL_SECTION(handle);
+  if (SLOT(handle, layout.context) == Py_None && state != NULL)
+    status = make_context(state, handle);
+  if (status == 0)
+    context = Py_XNewRef(SLOT(handle, layout.context));
+  Py_END_CRITICAL_SECTION();
+  if (context == NULL && status == 0)
     PyErr_SetString(PyExc_AttributeError, "_context");
-  return Py_XNewRef(SLOT(handle, layout.context));
+  return context;
 }
 
 static int set_context(PyObject *handle, PyObject *value, void *unused) {
   (void) unused;
+  Py_BEGIN_CRITICAL_SECTION(handle);
   Py_XSETREF(SLOT(handle, layout.context), Py_XNewRef(value));
+  Py_END_CRITICAL_SECTION();
   return 0;
 }
 

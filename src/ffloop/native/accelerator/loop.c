@@ -170,7 +170,7 @@ static int poll_in_python(EventLoop *self, double timeout) {
 
   STORE(self->running, 0);
   FENCE();
-  if (FREE_THREADED && self->ready != NULL && LOAD(self->ready->length) > 0)
+  if (self->ready != NULL && LOAD(self->ready->length) > 0)
     timeout = 0; /* who came before that has woken nobody */
   seconds = timeout < 0 ? Py_NewRef(Py_None) : timeout == 0 ? PyLong_FromLong(0) : PyFloat_FromDouble(timeout);
   if (self->selector == NULL) /* it was deleted */

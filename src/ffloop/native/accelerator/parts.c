@@ -29,7 +29,10 @@ int loop_find_out_plain(EventLoop *self) {
   };
   size_t i;
   int plain = PLAIN_ALL;
-  unsigned type_tag, handle_tag, timer_tag;
+  /* Before the look: what another thread changes meanwhile has another one. A type that was just changed has none until then, and is looked at
+   * once more. */
+  unsigned type_tag = LOAD(type->tp_version_tag), handle_tag = LOAD(state->handle_type->tp_version_tag);
+  unsigned timer_tag = LOAD(state->timer_type->tp_version_tag);
 
   for (i = 0; i < sizeof checks / sizeof *checks; i++) {
     PyObject *found = PyObject_GetAttr(checks[i].owner, checks[i].name);
@@ -40,9 +43,6 @@ int loop_find_out_plain(EventLoop *self) {
       plain &= ~checks[i].flag;
     Py_DECREF(found);
   }
-  type_tag = LOAD(type->tp_version_tag);
-  handle_tag = LOAD(state->handle_type->tp_version_tag);
-  timer_tag = LOAD(state->timer_type->tp_version_tag);
   STORE(self->plain, plain);
   STORE(self->type_tag, type_tag);
   STORE(self->handle_tag, handle_tag);

@@ -58,8 +58,11 @@ int queue_poll(Queue *queue, int64_t timeout_ns) {
       return -2;
     if (is_true)
       timeout_ns = 0;
-    if (queue->loop == NULL || queue->active) /* whatever else it has done */
+    /* Whatever else has happened there, in a signal's handler, say. */
+    if (queue->loop == NULL || queue->active)
       return queue_poll(queue, 0);
+    if (queue->dirty->length > 0 && queue_flush(queue) < 0)
+      return -2;
   }
   if (timeout_ns != 0) {
     Py_ssize_t left;

@@ -89,11 +89,12 @@ PyObject *tcp_receiver(State *state, Queue *queue, int64_t token) {
 int tcp_close(State *state, PyObject *tcp) {
   uv_handle_t *handle = own_of(tcp)->handle;
   Queue *queue = queue_of(state, tcp);
-  PyObject *on_close = SLOT(tcp, layout.tcp_on_close);
+  PyObject *on_close;
   int status = 0;
 
   if (handle == NULL)
     return 0;
+  on_close = Py_XNewRef(SLOT(tcp, layout.tcp_on_close));
   own_of(tcp)->handle = NULL;
   Py_CLEAR(SLOT(tcp, layout.tcp_c));
   if (queue != NULL) {
@@ -103,15 +104,9 @@ int tcp_close(State *state, PyObject *tcp) {
       status = -1;
   }
   Py_CLEAR(own_of(tcp)->receiver);
-  if (status == 0 && on_close != NULL && on_close != Py_None) {
-    PyObject *done;
-
-    Py_INCREF(on_close);
-    done = PyObject_CallNoArgs(on_close);
-    status = done != NULL ? 0 : -1;
-    Py_XDECREF(done);
-    Py_DECREF(on_close);
-  }
+  if (status == 0 && on_close != NULL && on_close != Py_None)
+    status = tell(PyObject_CallNoArgs(on_close));
+  Py_XDECREF(on_close);
   Py_XSETREF(SLOT(tcp, layout.fd), PyLong_FromLong(-1)); /* somebody else's from here on */
   /* A socket that lingers is closed only when its peer has all. */
   Py_BEGIN_ALLOW_THREADS
