@@ -11,7 +11,7 @@ from ffloop.speed import accelerator
 
 
 def _gil() -> str:
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if sys.version_info < (3, 13) or not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return ""
     return f" (free-threaded, GIL {'on' if sys._is_gil_enabled() else 'off'})"
 
