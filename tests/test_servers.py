@@ -152,6 +152,14 @@ async def test_a_server_listens_on_every_host_and_shows_its_sockets():
     await server.wait_closed()
 
 
+async def test_a_server_looks_the_same_whoever_made_it():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    assert repr(server).startswith("<Server sockets=")
+    server.close()
+    assert repr(server).startswith("<Server sockets=")
+    await server.wait_closed()
+
+
 async def test_a_server_starts_when_it_is_told_to():
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0, start_serving=False)

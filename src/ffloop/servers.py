@@ -298,7 +298,9 @@ elif accelerator is not None and hasattr(accelerator, "Server"):
             return super()._taker(sock)
 
 else:
-    Server = PureServer
+
+    class Server(PureServer):
+        """`PureServer`, under the name that `repr()` shows at either speed."""
 
 
 def _is_plain(sock: socket.socket) -> bool:
