@@ -14,6 +14,7 @@ import pytest
 import ffloop
 from ffloop import connections
 from ffloop.connections import interleave_families
+from ffloop.speed import accelerator
 
 from .conftest import ffloop_only, free_port, open_descriptors
 
@@ -591,14 +592,21 @@ async def test_whoever_replaces_the_socket_module_s_parts_is_asked(monkeypatch, 
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("moment", ["connect", "Tcp"])
+@pytest.mark.filterwarnings("ignore:unclosed transport")
+@pytest.mark.parametrize("moment", ["connect", "adopt"])
 def test_an_interrupt_while_a_connection_is_made_loses_no_descriptor_and_closes_none_twice(moment, monkeypatch):
     """For ffloop alone: a signal's handler may raise right after a call that has made, or taken over, a descriptor."""
 
     class Interrupted(BaseException):
         pass
 
-    real = getattr(connections, moment)
+    if moment == "connect":
+        owner, name = connections, "connect"
+    elif hasattr(accelerator, "connect"):
+        owner, name = ffloop.Loop, "_adopt"
+    else:
+        owner, name = connections, "Tcp"
+    real = getattr(owner, name)
 
     def interrupted(*args):
         real(*args)
@@ -608,7 +616,7 @@ def test_an_interrupt_while_a_connection_is_made_loses_no_descriptor_and_closes_
         server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
         with monkeypatch.context() as patches:
-            patches.setattr(connections, moment, interrupted)
+            patches.setattr(owner, name, interrupted)
             with pytest.raises(Interrupted):
                 await asyncio.open_connection(*address)
         await asyncio.sleep(0.01)

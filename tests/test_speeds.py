@@ -1300,7 +1300,7 @@ def test_connect_gives_what_the_socket_module_gives_and_fails_as_it_does():
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         for way in accelerator.connect, sockets.connect_bare:
-            own, peer = way(fds := [], *info(server.getsockname()))
+            own, peer = way(fds := [], info(server.getsockname()))
             (fd,) = fds
             with socket.socket(fileno=fd) as connected:
                 assert (connected.family, connected.type, connected.proto) == info(None)[:3]
@@ -1310,7 +1310,7 @@ def test_connect_gives_what_the_socket_module_gives_and_fails_as_it_does():
         free = socket.socket()
         free.bind(("127.0.0.1", 0))
         for way in accelerator.connect, sockets.connect_bare:
-            own, peer = way(fds := [], *info(free.getsockname()))
+            own, peer = way(fds := [], info(free.getsockname()))
             with socket.socket(fileno=fds[0]) as refused:
                 assert (own, peer) == (None, None)
                 assert refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
@@ -1318,7 +1318,7 @@ def test_connect_gives_what_the_socket_module_gives_and_fails_as_it_does():
         for way in accelerator.connect, sockets.connect_bare:
             for wrong in info(("255.255.255.255", 1)), (socket.AF_INET, 1000, 6, "", ("127.0.0.1", 1)):
                 with pytest.raises(OSError) as caught:  # noqa: PT011
-                    way(fds := [], *wrong)
+                    way(fds := [], wrong)
                 assert fds == []
                 failures.append((type(caught.value), str(caught.value)))
         assert failures[:2] == failures[2:]
@@ -1326,15 +1326,19 @@ def test_connect_gives_what_the_socket_module_gives_and_fails_as_it_does():
     before = len(os.listdir("/proc/self/fd"))
     for wrong in ("127.0.0.1", ("host", 1), ("127.0.0.1", 65536), ("127.0.0.1", -1), ("127.0.0.1", 1.5), (b"x", 1), ()):
         with pytest.raises((TypeError, ValueError)):
-            accelerator.connect([], *info(wrong))
+            accelerator.connect([], info(wrong))
     with pytest.raises(ValueError, match="not the address of a literal"):
-        accelerator.connect([], *info(("127.0.0.1", 1, 0, 0), socket.AF_INET6))
+        accelerator.connect([], info(("127.0.0.1", 1, 0, 0), socket.AF_INET6))
     with pytest.raises(TypeError):
-        accelerator.connect([], "2", 1, 6, "", ("127.0.0.1", 1))
+        accelerator.connect([], ("2", 1, 6, "", ("127.0.0.1", 1)))
     with pytest.raises(TypeError):
-        accelerator.connect([], 2, 1, 6, ("127.0.0.1", 1))
+        accelerator.connect([], (2, 1, 6, ("127.0.0.1", 1)))
     with pytest.raises(TypeError):
-        accelerator.connect((), *info(("127.0.0.1", 1)))
+        accelerator.connect([], list(info(("127.0.0.1", 1))))
+    with pytest.raises(TypeError):
+        accelerator.connect([], *info(("127.0.0.1", 1)))
+    with pytest.raises(TypeError):
+        accelerator.connect((), info(("127.0.0.1", 1)))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .resolver import known_addresses
+from .resolver import known_address
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import INTERNET, NONBLOCK, Sockets, check_ssl_socket, connect, name_of, two_turns
 from .speed import accelerator
@@ -185,7 +185,7 @@ class Connections(Servers):
                 and happy_eyeballs_delay is None
                 and is_all_own(self)
             ):
-                known = known_addresses(host, port, family, socket.SOCK_STREAM, proto)
+                known = known_address(host, port, family, socket.SOCK_STREAM, proto)
             if known is None:
                 sock = await self._connect_any(
                     (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
@@ -198,24 +198,18 @@ class Connections(Servers):
             # The common case, in which nobody needs a socket object. Written out: each coroutine on the way costs
             # a fiftieth of the whole.
             owned: list[int] = []
-            adopted = False
             try:
-                sockname, peername = connect(owned, *known[0])
-                fd = owned[0]
+                sockname, peername = connect(owned, known)
                 if peername is not None:
                     self._uv.may_skip = 0
                     await two_turns()
                 else:
-                    sockname, peername = await self._until_named(fd, *known[0])
-                context = contextvars.copy_context() if CONTEXT_FIRST else None
-                protocol = protocol_factory()
-                adopted = True
-                stream = Tcp(self._uv, fd, True)
+                    sockname, peername = await self._until_named(owned[0], known)
+                transport, protocol = self._adopt(owned, sockname, peername, protocol_factory)
             except BaseException:
-                self._close_owned(owned, adopted)
+                for fd in owned:
+                    socket.close(fd)
                 raise
-            facts = {"sockname": sockname, "peername": peername}
-            transport = self._make_stream_transport(fd, stream, protocol, None, facts, None, context)
             try:
                 await two_turns()  # connection_made() is called in the first
             except BaseException:
@@ -236,21 +230,34 @@ class Connections(Servers):
             logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
         return transport, protocol
 
-    def _close_owned(self, owned: list[int], adopted: bool) -> None:
-        """Close the descriptors in `owned`, once.
+    if not hasattr(accelerator, "connect"):
 
-        adopted: libuv may have them already, when a signal's handler has raised in the moment in which it took them.
-        """
-        handles = list(self._uv.handles.values()) if adopted else []
-        for fd in owned:
-            adopter = next((handle for handle in handles if isinstance(handle, uv.Tcp) and handle.fileno() == fd), None)
-            if adopter is not None:
-                adopter.close()
-            else:
-                socket.close(fd)
+        def _adopt(
+            self, owned: list[int], sockname: Any, peername: Any, protocol_factory: ProtocolFactory
+        ) -> tuple[StreamTransport, asyncio.BaseProtocol]:
+            """Return a transport on the connected descriptor in `owned`, and the protocol that it has.
 
-    async def _until_named(self, fd: int, family: int, kind: int, proto: int, _: str, address: Any) -> tuple[Any, Any]:
-        """Wait until `fd` is connected to `address`; return its own name, and its peer's."""
+            `owned` is emptied as soon as the descriptor is libuv's, whatever is raised after that.
+            """
+            context = contextvars.copy_context() if CONTEXT_FIRST else None
+            protocol = protocol_factory()
+            fd = owned[0]
+            try:
+                stream = Tcp(self._uv, fd, True)
+                owned.clear()
+            except BaseException:
+                # libuv may have it, when a signal's handler has raised in the moment in which it took it.
+                for handle in list(self._uv.handles.values()):
+                    if isinstance(handle, uv.Tcp) and handle.fileno() == fd:
+                        owned.clear()
+                        handle.close()
+                raise
+            facts = {"sockname": sockname, "peername": peername}
+            return self._make_stream_transport(fd, stream, protocol, None, facts, None, context), protocol
+
+    async def _until_named(self, fd: int, info: uv.Address) -> tuple[Any, Any]:
+        """Wait until `fd` is connected to the address in `info`; return its own name, and its peer's."""
+        family, kind, proto, _, address = info
         sock = socket.SocketType(family, kind, proto, fd)
         try:
             await self._until_connected(sock, address)
@@ -354,11 +361,10 @@ class Connections(Servers):
     ) -> socket.socket:
         """Return a socket that is connected to one of the addresses that `address` stands for."""
         host, port = address
-        found: Any = None
+        known = None
         if host.__class__ is str and port.__class__ is int:
-            found = known_addresses(host, port, family, socket.SOCK_STREAM, proto)
-        if found is None:
-            found = await self._resolve_stream(address, family, proto, flags)
+            known = known_address(host, port, family, socket.SOCK_STREAM, proto)
+        found = [known] if known is not None else await self._resolve_stream(address, family, proto, flags)
         local = None
         if local_addr is not None:
             local = await self._resolve_stream(local_addr, family, proto, flags)

@@ -130,12 +130,12 @@ def _of_literal(host: Any, port: Any, family: int, kind: int, proto: int, flags:
 
 
 @lru_cache(256, typed=True)
-def known_addresses(host: Any, port: Any, family: int, kind: int, proto: int) -> tuple[Any, ...] | None:
+def known_address(host: Any, port: Any, family: int, kind: int, proto: int) -> uv.Address | None:
     """Return the one address that a literal and a port give, as asyncio looks at them first; None for anything else."""
     if not 0 <= port <= 0xFFFF:
         return None
-    known = base_events._ipaddr_info(host, port, family, kind, proto)  # type: ignore[attr-defined]
-    return None if known is None else (known,)
+    known: uv.Address | None = base_events._ipaddr_info(host, port, family, kind, proto)  # type: ignore[attr-defined]
+    return known
 
 
 def is_number(port: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from .readers import Readers
 from .speed import accelerator
-from .uv import READABLE, WRITABLE
+from .uv import READABLE, WRITABLE, Address
 
 try:
     import ssl
@@ -175,11 +175,12 @@ def two_turns() -> Generator[None, None, None]:
     yield
 
 
-def connect_bare(owned: list[int], family: int, kind: int, proto: int, _: str, address: Any) -> tuple[Any, Any]:
-    """Connect a new socket to what `getaddrinfo` says of a literal; return its descriptor, its name, its peer's name.
+def connect_bare(owned: list[int], info: Address) -> tuple[Any, Any]:
+    """Connect a new socket to `info`, what `getaddrinfo` says of a literal; return its own name, and its peer's.
 
-    Both names are None for as long as nobody has answered. Raises `OSError`.
+    Its descriptor is put into `owned`. Both names are None for as long as nobody has answered. Raises `OSError`.
     """
+    family, kind, proto, _, address = info
     sock = socket.SocketType(family, kind | NONBLOCK, proto)
     try:
         if not NONBLOCK:
@@ -196,7 +197,7 @@ def connect_bare(owned: list[int], family: int, kind: int, proto: int, _: str, a
     return sockname, peername
 
 
-connect: Callable[[list[int], int, int, int, str, Any], tuple[Any, Any]] = getattr(accelerator, "connect", connect_bare)
+connect: Callable[[list[int], Address], tuple[Any, Any]] = getattr(accelerator, "connect", connect_bare)
 
 
 def _begin(sock: socket.SocketType, address: Any) -> bool:

@@ -409,6 +409,13 @@ int socket_accept(int listening, Address *own, Address *peer);
 /* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind. None for one of neither family. host: NULL, or
  * what is known to be its text. */
 PyObject *socket_name(const Address *address, PyObject *host);
+
+/* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
+ * reference to what the factory has made, if it has. server: None without one; context: NULL for a copy of the current one, made after the
+ * factory has run. */
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, PyObject *own_name, PyObject *peer_name,
+                          PyObject *server, PyObject *context, PyObject **protocol);
+PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs);
 #endif
 
 /* server.c: what a server does for each connection. Where there is no type for it these call the methods. */

@@ -435,6 +435,9 @@ static PyMethodDef methods[] = {
   {"get_debug", FUNCTION(loop_get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
   {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
   {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},
+#ifdef HAVE_BARE_SOCKETS
+  {"_adopt", FUNCTION(loop_adopt), METH_FASTCALL, NULL},
+#endif
   {NULL, NULL, 0, NULL},
 };
 

@@ -47,47 +47,19 @@ static int name_both(Server *server, const Address *own, const Address *peer, Py
   return 0;
 }
 
-/* Has the loop know a transport by its descriptor, for as long as there is one. They share the number, too. */
-static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *transport) {
-  PyObject *transports = PyObject_GetAttr((PyObject *) loop, state->str_transports);
-  PyObject *reference = PyWeakref_NewRef(transport, NULL), *fd = SLOT(stream, layout.fd);
-  int status = -1;
-
-  if (transports != NULL && reference != NULL)
-    status = PyObject_SetItem(transports, fd, reference);
-  Py_XDECREF(transports);
-  Py_XDECREF(reference);
-  return status;
-}
-
 /* Serves a connection, inside of its context. *fd is -1 as soon as it is a stream's. *protocol: what the factory has made, if it has. */
 static int serve(Server *server, int *fd, PyObject *own_name, PyObject *peer_name, PyObject *context, PyObject **protocol) {
   State *state = server->state;
-  EventLoop *loop = server->loop != NULL && is_loop(state, server->loop) ? (EventLoop *) server->loop : NULL;
-  PyObject *stream, *transport, *factory = Py_XNewRef(server->protocol_factory);
-  int status = -1;
+  PyObject *loop = Py_XNewRef(server->loop), *factory = Py_XNewRef(server->protocol_factory), *transport = NULL;
 
-  if (loop == NULL || factory == NULL) {
-    Py_XDECREF(factory);
+  if (loop == NULL || !is_loop(state, loop) || factory == NULL)
     PyErr_SetString(PyExc_RuntimeError, "something has taken the server's loop away");
-    return -1;
-  }
-  Py_INCREF(loop);
-  *protocol = PyObject_CallNoArgs(factory);
-  Py_DECREF(factory);
-  if (*protocol != NULL && loop->queue == NULL)
-    PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's queue away");
-  stream = *protocol != NULL && loop->queue != NULL ? tcp_new(state, loop->queue, *fd) : NULL;
-  if (stream != NULL) {
-    *fd = -1;
-    transport = connection_new(state, (PyObject *) loop, stream, *protocol, own_name, peer_name, (PyObject *) server, context);
-    if (transport != NULL)
-      status = introduce(state, loop, stream, transport);
-    Py_DECREF(stream);
-    Py_XDECREF(transport);
-  }
-  Py_DECREF(loop);
-  return status;
+  else
+    transport = connection_open(state, (EventLoop *) loop, fd, factory, own_name, peer_name, (PyObject *) server, context, protocol);
+  Py_XDECREF(loop);
+  Py_XDECREF(factory);
+  Py_XDECREF(transport);
+  return transport != NULL ? 0 : -1;
 }
 
 /* (listening descriptor): accepts a connection, which has no TLS, and serves it in a context of its own. Raises what accept() does; what the

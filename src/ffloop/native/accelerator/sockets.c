@@ -154,7 +154,7 @@ static socklen_t parse_address(long family, PyObject *address, Address *parsed) 
 /* A new socket, and the object on it, which nobody but an audit hook asks for. */
 typedef struct {
   int fd;
-  PyObject *const *arguments; /* family, kind, proto */
+  PyObject *const *parts; /* family, kind, proto */
   PyObject *object;
 } Audited;
 
@@ -164,16 +164,16 @@ static PyObject *as_object(void *of) {
   PyObject *type = import_from("socket", "SocketType");
 
   if (type != NULL)
-    audited->object = PyObject_CallFunction(type, "OOOi", audited->arguments[0], audited->arguments[1], audited->arguments[2],
+    audited->object = PyObject_CallFunction(type, "OOOi", audited->parts[0], audited->parts[1], audited->parts[2],
                                             audited->fd);
   Py_XDECREF(type);
   return Py_XNewRef(audited->object);
 }
 
 /* Tells audit hooks what the socket module tells them. They get the socket: *fd is -1 when one has taken the descriptor away. */
-static int audit(int *fd, PyObject *const *args) {
-  Audited audited = {*fd, args, NULL};
-  int status = PySys_Audit("socket.connect", "O&O", as_object, &audited, args[4]);
+static int audit(int *fd, PyObject *const *parts) {
+  Audited audited = {*fd, parts, NULL};
+  int status = PySys_Audit("socket.connect", "O&O", as_object, &audited, parts[4]);
 
   if (audited.object != NULL) {
     PyObject *exception = status < 0 ? take_exception() : NULL;
@@ -197,35 +197,35 @@ static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *
   return socket_name(own, same ? PyTuple_GET_ITEM(address, 0) : NULL);
 }
 
-/* (list, family, kind, proto, canonical name, address), from the second on as getaddrinfo() says of a literal -> (own name, peer's name), which
- * are None for as long as nobody has answered. The descriptor is put into the list: a signal's handler that raises when this returns would
- * lose it. Nothing here waits: the GIL is kept. */
+/* (list, what getaddrinfo() says of a literal) -> (own name, peer's name), which are None for as long as nobody has answered. The descriptor is
+ * put into the list: a signal's handler that raises when this returns would lose it. Nothing here waits: the GIL is kept. */
 static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
   Address wanted, own, peer;
   socklen_t length, own_length = sizeof own, peer_length = sizeof peer;
   long numbers[3];
   PyObject *own_name = NULL, *peer_name = NULL, *number, *result = NULL;
   PyObject *owned = nargs > 0 ? args[0] : NULL;
+  PyObject *const *parts; /* family, kind, proto, canonical name, address */
   int fd, i;
 
   (void) module;
-  if (nargs != 6 || !PyList_CheckExact(owned)) {
-    PyErr_SetString(PyExc_TypeError, "connect() takes a list and the five parts of what getaddrinfo() says");
+  if (nargs != 2 || !PyList_CheckExact(owned) || !PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != 5) {
+    PyErr_SetString(PyExc_TypeError, "connect() takes a list and what getaddrinfo() says");
     return NULL;
   }
-  args++;
+  parts = ((PyTupleObject *) args[1])->ob_item;
   for (i = 0; i < 3; i++) {
-    numbers[i] = PyLong_AsLong(args[i]);
+    numbers[i] = PyLong_AsLong(parts[i]);
     if (numbers[i] == -1 && PyErr_Occurred())
       return NULL;
   }
-  length = parse_address(numbers[0], args[4], &wanted);
+  length = parse_address(numbers[0], parts[4], &wanted);
   if (length == 0)
     return NULL;
   fd = socket((int) numbers[0], (int) numbers[1] | SOCK_NONBLOCK | SOCK_CLOEXEC, (int) numbers[2]);
   if (fd < 0)
     return PyErr_SetFromErrno(PyExc_OSError);
-  if (audit(&fd, args) < 0)
+  if (audit(&fd, parts) < 0)
     goto failed;
   if (connect(fd, &wanted.any, length) != 0 && errno != EINPROGRESS && errno != EAGAIN && errno != EALREADY && errno != EINTR) {
     PyErr_SetFromErrno(PyExc_OSError);
@@ -238,7 +238,7 @@ static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t
     /* An IPv4 address has one notation, and is what it says it is, with the exception of 0.0.0.0. */
     int same = numbers[0] == AF_INET && peer.ipv4.sin_addr.s_addr == wanted.ipv4.sin_addr.s_addr;
 
-    peer_name = same ? Py_NewRef(args[4]) : socket_name(&peer, NULL);
+    peer_name = same ? Py_NewRef(parts[4]) : socket_name(&peer, NULL);
     if (getsockname(fd, &own.any, &own_length) != 0)
       own_name = Py_NewRef(Py_None);
     else if (peer_name != NULL)
@@ -263,7 +263,7 @@ failed:
 
 #define CONNECT                                                                                                                      \
   {"connect", (PyCFunction) (void (*)(void)) connect_one, METH_FASTCALL,                                                             \
-   "connect($module, owned, family, kind, proto, name, address, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
+   "connect($module, owned, info, /)\n--\n\nConnect a new socket: its descriptor, its own name, and its peer's."},
 #else
 #define CONNECT
 #endif

@@ -1,0 +1,71 @@
+/* How a descriptor becomes a connection without TLS, for a server that has accepted it (server.c), and for whoever has connected it
+ * (connections.py): protocol, stream and transport in one call. Where the descriptor comes from is theirs.
+ */
+#include "accelerator.h"
+
+#ifdef HAVE_BARE_SOCKETS
+
+/* Has the loop know a transport by its descriptor, for as long as there is one. They share the number, too. */
+static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *transport) {
+  PyObject *transports = PyObject_GetAttr((PyObject *) loop, state->str_transports);
+  PyObject *reference = PyWeakref_NewRef(transport, NULL), *fd = SLOT(stream, layout.fd);
+  int status = -1;
+
+  if (transports != NULL && reference != NULL)
+    status = PyObject_SetItem(transports, fd, reference);
+  Py_XDECREF(transports);
+  Py_XDECREF(reference);
+  return status;
+}
+
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, PyObject *own_name, PyObject *peer_name,
+                          PyObject *server, PyObject *context, PyObject **protocol) {
+  PyObject *stream = NULL, *transport = NULL;
+
+  *protocol = PyObject_CallNoArgs(factory);
+  if (*protocol == NULL)
+    return NULL;
+  context = context != NULL ? Py_NewRef(context) : PyContext_CopyCurrent();
+  if (loop->queue == NULL)
+    PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's queue away");
+  else if (context != NULL)
+    stream = tcp_new(state, loop->queue, *fd);
+  if (stream != NULL) {
+    *fd = -1;
+    transport = connection_new(state, (PyObject *) loop, stream, *protocol, own_name, peer_name, server, context);
+    if (transport != NULL && introduce(state, loop, stream, transport) < 0)
+      Py_CLEAR(transport);
+    Py_DECREF(stream);
+  }
+  Py_XDECREF(context);
+  return transport;
+}
+
+/* (list with a connected descriptor, own name, peer's name, protocol factory) -> (transport, protocol). The list is emptied as soon as the
+ * descriptor is the loop's, whatever is raised after that. */
+PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
+  PyObject *owned = nargs == 4 ? args[0] : NULL, *context = NULL, *protocol = NULL, *transport, *result = NULL;
+  long number;
+  int fd;
+
+  if (owned == NULL || !PyList_CheckExact(owned) || PyList_GET_SIZE(owned) != 1)
+    return PyErr_Format(PyExc_TypeError, "_adopt() takes a list of one descriptor, two names and a factory");
+  number = PyLong_AsLong(PyList_GET_ITEM(owned, 0));
+  if (number == -1 && PyErr_Occurred())
+    return NULL;
+#if PY_VERSION_HEX >= 0x030f0000
+  context = PyContext_CopyCurrent(); /* what the factory sets there does not reach it: CONTEXT_FIRST in connections.py */
+  if (context == NULL)
+    return NULL;
+#endif
+  fd = (int) number;
+  transport = connection_open(self->state, self, &fd, args[3], args[1], args[2], Py_None, context, &protocol);
+  if (fd == -1 && PyList_SetSlice(owned, 0, PyList_GET_SIZE(owned), NULL) == 0 && transport != NULL)
+    result = PyTuple_Pack(2, transport, protocol);
+  Py_XDECREF(context);
+  Py_XDECREF(protocol);
+  Py_XDECREF(transport);
+  return result;
+}
+
+#endif
