@@ -1110,6 +1110,113 @@ def test_an_interrupt_in_a_protocols_factory_ends_the_run_and_the_connection(lis
     assert client.recv(10) == b""
 
 
+# The loop's transports
+
+TRANSPORTS = """
+import asyncio, gc, socket, sys, weakref
+import ffloop
+from ffloop.speed import accelerator
+
+sys.unraisablehook = lambda args: print("unraisable", args.exc_value)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    known = loop._transports
+    assert type(known) is accelerator.Transports
+
+    async def make(known=known):
+        left, right = socket.socketpair()
+        number = left.fileno()
+        transport, protocol = await loop.connect_accepted_socket(asyncio.Protocol, left)
+        transport.pause_reading()  # the loop keeps one that reads
+        return transport, number, right
+
+    transport, number, right = await make()
+    assert number in known and known.get(number)() is transport
+    assert [reference() for reference in known.values()] == [transport]
+
+    # Whoever looks while it goes gets nothing, or something whole.
+    seen = []
+    looks = weakref.ref(transport, lambda reference: seen.append((number in known, known.get(number), known.values())))
+    transport.abort()
+    await asyncio.sleep(0)
+    transport = None
+    assert seen and seen[0][1:] in ((None, []), (None, [None])), seen
+    assert number not in known and known.get(number) is None and known.values() == []
+
+    # In a cycle, whose finalizers look.
+    class Looks:
+        def __del__(self):
+            found = known.get(number)
+            seen.append(found and found())
+
+    transport, number, other = await make()
+    transport.abort()
+    await asyncio.sleep(0)
+    transport.set_protocol(cycle := Looks())
+    cycle.transport = transport
+    cycle = transport = None
+    seen.clear()
+    gc.collect()
+    seen.clear()
+    gc.collect()
+    assert number not in known and known.values() == []
+
+    # It has one place: the last.
+    transport, number, third = await make()
+    known[5000] = weakref.ref(transport)
+    assert number not in known and known.get(5000)() is transport
+    transports = accelerator.Transports()
+    transports[number] = weakref.ref(transport)
+    assert 5000 not in known and [reference() for reference in transports.values()] == [transport]
+    del transports  # the transport has it
+    transport.abort()
+    await asyncio.sleep(0)
+    transport = None
+    gc.collect()
+
+    # Everything else stands there by a weak reference, and a place has one.
+    class Other:
+        pass
+
+    one, other = Other(), Other()
+    known[7] = weakref.ref(one)
+    known[7] = weakref.ref(other)
+    assert known.get(7)() is other and 7 in known
+    other = None
+    assert known.get(7)() is None
+    gone = weakref.ref(Other())
+    known[8] = gone
+    assert 8 not in known
+    for key in -1, 1 << 40, 1 << 80, "7", 7.0, None:
+        assert key not in known and known.get(key) is None
+        try:
+            known[key] = weakref.ref(one)
+        except ValueError:
+            pass
+        else:
+            print("taken", key)
+    for wrong in lambda: known.__setitem__(7, one), lambda: known.__delitem__(7), lambda: known.__setitem__(7, None):
+        try:
+            wrong()
+        except TypeError:
+            pass
+        else:
+            print("taken")
+    for sock in right, third:
+        sock.close()
+
+asyncio.run(main(), loop_factory=ffloop.new_event_loop) if sys.version_info >= (3, 12) else ffloop.run(main())
+print("done")
+"""
+
+
+@accelerated
+@pytest.mark.skipif(not hasattr(accelerator, "Transports"), reason="there are no stream transports in C here")
+def test_transports_are_known_by_descriptor_as_long_as_they_are_there():
+    assert python(TRANSPORTS).split() == ["done"]
+
+
 # Datagrams
 
 DATAGRAMS = """

@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import logging
+import os
 import select
 import socket
 import struct
@@ -574,6 +575,57 @@ async def test_facts_are_known_as_long_as_the_transport_is_and_may_be_added_to()
     assert (transport.get_extra_info("sockname"), transport.get_extra_info("peername")) == names
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_connection_that_is_lost_tells_both_names_though_nobody_has_asked_before(host):
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+
+    class Asks(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def connection_lost(self, exc):
+            told.set_result([self.transport.get_extra_info(name) for name in ("sockname", "peername", "sockname")])
+
+    server = await loop.create_server(Asks, host, 0)
+    client = socket.create_connection(server.sockets[0].getsockname()[:2])
+    names = client.getpeername(), client.getsockname()
+    client.close()
+    sockname, peername, again = await asyncio.wait_for(told, 10)
+    assert (sockname, peername) == names
+    assert again == sockname
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_descriptor_of_a_transport_that_has_gone_is_anybodys_to_watch():
+    loop = asyncio.get_running_loop()
+    transport, protocol, peer = await pair()
+    number = transport.get_extra_info("socket").fileno()
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        loop.add_reader(number, print)
+    transport.close()
+    await protocol.lost
+    await asyncio.sleep(0)
+    left, right = sorted(socket.socketpair(), key=lambda end: end.fileno() != number)
+    if left.fileno() != number:  # then nobody has it
+        os.dup2(left.fileno(), number)
+        left.close()
+        left = socket.socket(fileno=number)
+    # The transport is there yet, and has the number no more.
+    for _ in range(2):
+        ready = loop.create_future()
+        loop.add_reader(left, ready.set_result, None)
+        right.send(b"x")
+        await asyncio.wait_for(ready, 10)
+        assert loop.remove_reader(left)
+        transport = protocol.transport = None
+        collect()
+    left.close()
+    right.close()
+    peer.close()
 
 
 async def test_a_forgotten_transport_warns_and_closes_its_descriptor(no_leaks):

@@ -152,7 +152,7 @@ class Readers(Core):
         """Raises `OSError` when the system has no descriptors or no memory left."""
         super().__init__()
         self._watches: dict[int, Watch] = {}
-        self._transports: dict[int, weakref.ref[asyncio.BaseTransport]] = {}
+        self._transports: dict[int, weakref.ref[asyncio.BaseTransport]] = getattr(accelerator, "Transports", dict)()
         """By descriptor. One that has gone stays until the number has another: there are no more than descriptors."""
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]

@@ -78,6 +78,7 @@ typedef struct {
   PyTypeObject *stream_type;
   PyTypeObject *tcp_type; /* NULL where there is none */
   PyTypeObject *server_type; /* likewise */
+  PyTypeObject *transports_type; /* likewise */
   PyTypeObject *datagram_type; /* likewise */
   PyTypeObject *udp_class;     /* uv.Udp */
 
@@ -392,6 +393,14 @@ extern PyType_Spec watch_spec;
  * call can be made not to wait. */
 extern PyMethodDef socket_functions[];
 
+/* What both sides of a connection are called: borrowed. peer: NULL for the IPv4 address that is behind it, of which a name is made when
+ * somebody wants it. Nobody does for most connections, and it would be a tenth of what an idle one takes. */
+typedef struct {
+  PyObject *own, *peer;
+  uint32_t host; /* in the order of the network, as the port is */
+  uint16_t port;
+} Names;
+
 #if defined(__linux__) || defined(__FreeBSD__)
 #define HAVE_BARE_SOCKETS
 #include <netinet/in.h>
@@ -413,9 +422,13 @@ PyObject *socket_name(const Address *address, PyObject *host);
 /* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
  * reference to what the factory has made, if it has. server: None without one; context: NULL for a copy of the current one, made after the
  * factory has run. */
-PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, PyObject *own_name, PyObject *peer_name,
-                          PyObject *server, PyObject *context, PyObject **protocol);
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, const Names *names, PyObject *server, PyObject *context,
+                          PyObject **protocol);
 PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs);
+
+/* server.c. The name of the peer of a connection: new. Those from one host share its text, where the server is one of ours; it may be anything,
+ * or NULL. */
+PyObject *server_name_peer(State *state, PyObject *server, uint32_t host, uint16_t port);
 #endif
 
 /* server.c: what a server does for each connection. Where there is no type for it these call the methods. */
@@ -435,9 +448,13 @@ typedef struct {
   PyObject *facts, *sockname, *peername, *rest, *server, *socket, *held, *empty_waiter; /* for Python's functions */
   PyObject *module;      /* keeps the state */
   State *state;
+  PyObject *transports;  /* those of the loop, which it is to be taken out of; see transports.c */
   Py_ssize_t more_size, flush_at, conn_lost;
   Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
-  int calm;              /* turns in which it has written once, since it last wrote twice; CALM at most */
+  int number;            /* its place there */
+  uint32_t peer_host;    /* the peer's IPv4 address, of which peername is made when somebody wants it, in the order of the network; */
+  uint16_t peer_port;    /* 0 where there is none, or peername is there */
+  signed char calm;      /* turns in which it has written once, since it last wrote twice; CALM at most */
   char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
   char reading;          /* something is to be received */
   char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
@@ -473,12 +490,17 @@ int stream_flush(State *state, PyObject *transport);
 int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
 /* A transport of our own on `stream`, a Tcp, which is its to close even if there is an exception; a new reference. */
-PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *sockname, PyObject *peername,
-                         PyObject *server, PyObject *context);
+PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, const Names *names, PyObject *server,
+                         PyObject *context);
 int connection_read_end(State *state, PyObject *transport); /* inside of the connection's context */
 void connection_finalize(PyObject *transport);
 extern PyMethodDef connection_methods[CONNECTION_METHODS];
 extern PyGetSetDef connection_properties[];
+
+/* transports.c: which transport has which descriptor. */
+int transports_add_type(PyObject *module, State *state);
+int transports_introduce(State *state, PyObject *transports, PyObject *fd, PyObject *transport);
+void transports_forget(PyObject *transport); /* a stream transport, which is about to go */
 
 /* datagram.c: the datagram transport, per datagram. */
 int datagram_add_type(PyObject *module, State *state);

@@ -96,18 +96,13 @@ static int set_context(PyObject *self, PyObject *context, void *unused) {
   return context == Py_None ? 0 : set_own_context(self, context, unused);
 }
 
-PyGetSetDef connection_properties[] = {
-  {"_own_context", get_own_context, set_own_context, NULL, NULL},
-  {"_context", get_context, set_context, NULL, NULL},
-  {NULL, NULL, NULL, NULL, NULL},
-};
-
 /* The beginning */
 
 /* The facts: two of them, that most connections have, or a dictionary. */
 static int take_facts(State *state, Part *part, PyObject *extra) {
   PyObject *sockname = NULL, *peername = NULL;
 
+  part->peer_port = 0;
   if (PyDict_CheckExact(extra) && PyDict_GET_SIZE(extra) == 2) {
     sockname = PyDict_GetItemWithError(extra, state->str_sockname);
     if (sockname != NULL)
@@ -203,8 +198,8 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
   return waiter == Py_None ? 0 : tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
 }
 
-PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *sockname, PyObject *peername,
-                         PyObject *server, PyObject *context) {
+PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, const Names *names, PyObject *server,
+                         PyObject *context) {
   PyTypeObject *type;
   PyObject *self;
   Part *part;
@@ -226,12 +221,47 @@ PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObjec
   part = part_of(self);
   part->context = Py_NewRef(context);
   part->facts = Py_NewRef(Py_None);
-  part->sockname = Py_NewRef(sockname);
-  part->peername = Py_NewRef(peername);
+  part->sockname = Py_NewRef(names->own);
+  part->peername = Py_XNewRef(names->peer);
+  part->peer_host = names->host;
+  part->peer_port = names->peer == NULL ? names->port : 0;
   if (begin(state, self, loop, stream, protocol, server) < 0)
     Py_CLEAR(self);
   return self;
 }
+
+/* The facts */
+
+static PyObject *get_peername(PyObject *self, void *unused) {
+  Part *part = part_of(self);
+
+  (void) unused;
+#ifdef HAVE_BARE_SOCKETS
+  if (part->peername == NULL && part->peer_port != 0) {
+    PyObject *name = server_name_peer(part->state, part->server, part->peer_host, part->peer_port);
+
+    if (name == NULL)
+      return NULL;
+    Py_XSETREF(part->peername, name);
+    part->peer_port = 0;
+  }
+#endif
+  return part->peername != NULL ? Py_NewRef(part->peername) : PyErr_Format(PyExc_AttributeError, "something has taken the name away");
+}
+
+static int set_peername(PyObject *self, PyObject *name, void *unused) {
+  (void) unused;
+  part_of(self)->peer_port = 0;
+  Py_XSETREF(part_of(self)->peername, Py_XNewRef(name));
+  return 0;
+}
+
+PyGetSetDef connection_properties[] = {
+  {"_own_context", get_own_context, set_own_context, NULL, NULL},
+  {"_context", get_context, set_context, NULL, NULL},
+  {"_peername", get_peername, set_peername, NULL, NULL},
+  {NULL, NULL, NULL, NULL, NULL},
+};
 
 /* (name, default=None): a fact, in the usual case that there are two and nobody wants the socket. */
 static PyObject *get_extra_info(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -239,12 +269,12 @@ static PyObject *get_extra_info(PyObject *self, PyObject *const *args, Py_ssize_
   State *state = part->state;
   PyObject *method, *result;
 
-  if (part->facts == Py_None && part->sockname != NULL && part->peername != NULL && kwnames == NULL && (nargs == 1 || nargs == 2) && PyUnicode_CheckExact(args[0]) &&
-      PyUnicode_CompareWithASCIIString(args[0], "socket") != 0) {
+  if (part->facts == Py_None && part->sockname != NULL && (part->peername != NULL || part->peer_port != 0) && kwnames == NULL &&
+      (nargs == 1 || nargs == 2) && PyUnicode_CheckExact(args[0]) && PyUnicode_CompareWithASCIIString(args[0], "socket") != 0) {
     if (PyUnicode_Compare(args[0], state->str_peername) == 0)
-      return Py_XNewRef(part->peername);
+      return get_peername(self, NULL);
     if (PyUnicode_Compare(args[0], state->str_sockname) == 0)
-      return Py_XNewRef(part->sockname);
+      return Py_NewRef(part->sockname);
     return Py_NewRef(nargs == 2 ? args[1] : Py_None);
   }
   method = get_pure(self, state->str_get_extra_info);

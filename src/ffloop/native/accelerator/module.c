@@ -249,7 +249,7 @@ static int execute(PyObject *module) {
   state->loop_type = add_type(module, &loop_spec);
   state->watch_type = add_type(module, &watch_spec);
   if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || state->watch_type == NULL ||
-      tcp_add_type(module, state) < 0 || server_add_type(module, state) < 0 || stream_add_type(module, state) < 0 ||
+      tcp_add_type(module, state) < 0 || server_add_type(module, state) < 0 || transports_add_type(module, state) < 0 || stream_add_type(module, state) < 0 ||
       datagram_add_type(module, state) < 0)
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
@@ -269,6 +269,7 @@ static int execute(PyObject *module) {
     visit(state->stream_type);                                                                                             \
     visit(state->tcp_type);                                                                                                \
     visit(state->server_type);                                                                                             \
+    visit(state->transports_type);                                                                                         \
     visit(state->transport_class);                                                                                         \
     visit(state->datagram_type);                                                                                           \
     visit(state->udp_class);                                                                                               \

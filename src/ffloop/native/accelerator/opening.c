@@ -5,21 +5,17 @@
 
 #ifdef HAVE_BARE_SOCKETS
 
-/* Has the loop know a transport by its descriptor, for as long as there is one. They share the number, too. */
+/* Has the loop know a transport by its descriptor. They share the number. */
 static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *transport) {
   PyObject *transports = PyObject_GetAttr((PyObject *) loop, state->str_transports);
-  PyObject *reference = PyWeakref_NewRef(transport, NULL), *fd = SLOT(stream, layout.fd);
-  int status = -1;
+  int status = transports != NULL ? transports_introduce(state, transports, SLOT(stream, layout.fd), transport) : -1;
 
-  if (transports != NULL && reference != NULL)
-    status = PyObject_SetItem(transports, fd, reference);
   Py_XDECREF(transports);
-  Py_XDECREF(reference);
   return status;
 }
 
-PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, PyObject *own_name, PyObject *peer_name,
-                          PyObject *server, PyObject *context, PyObject **protocol) {
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, const Names *names, PyObject *server, PyObject *context,
+                          PyObject **protocol) {
   PyObject *stream = NULL, *transport = NULL;
 
   *protocol = PyObject_CallNoArgs(factory);
@@ -32,7 +28,7 @@ PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *fact
     stream = tcp_new(state, loop->queue, *fd);
   if (stream != NULL) {
     *fd = -1;
-    transport = connection_new(state, (PyObject *) loop, stream, *protocol, own_name, peer_name, server, context);
+    transport = connection_new(state, (PyObject *) loop, stream, *protocol, names, server, context);
     if (transport != NULL && introduce(state, loop, stream, transport) < 0)
       Py_CLEAR(transport);
     Py_DECREF(stream);
@@ -45,6 +41,7 @@ PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *fact
  * descriptor is the loop's, whatever is raised after that. */
 PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
   PyObject *owned = nargs == 4 ? args[0] : NULL, *context = NULL, *protocol = NULL, *transport, *result = NULL;
+  Names names = {NULL, NULL, 0, 0};
   long number;
   int fd;
 
@@ -59,7 +56,9 @@ PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
     return NULL;
 #endif
   fd = (int) number;
-  transport = connection_open(self->state, self, &fd, args[3], args[1], args[2], Py_None, context, &protocol);
+  names.own = args[1];
+  names.peer = args[2];
+  transport = connection_open(self->state, self, &fd, args[3], &names, Py_None, context, &protocol);
   if (fd == -1 && PyList_SetSlice(owned, 0, PyList_GET_SIZE(owned), NULL) == 0 && transport != NULL)
     result = PyTuple_Pack(2, transport, protocol);
   Py_XDECREF(context);

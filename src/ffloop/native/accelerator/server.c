@@ -14,48 +14,54 @@ typedef struct {
   PyObject *loop, *sockets, *protocol_factory, *context;
   Py_ssize_t active_count;
   /* Most connections came to one address, and behind a proxy from one: they share the objects. */
-  Address own, peer; /* of the last connection, and what was made of that */
-  PyObject *own_name, *peer_host;
+  Address own; /* of the last connection, and what was made of that */
+  PyObject *own_name;
+  uint32_t host; /* of the peer whose name was asked for last, and its text */
+  PyObject *host_text;
 } Server;
 
-static int is_same_host(const Address *one, const Address *other) {
-  if (one->any.sa_family != other->any.sa_family)
+/* Makes sure that the name of this end is that of `own`. */
+static int name_own(Server *server, const Address *own) {
+  PyObject *name;
+
+  if (server->own_name != NULL && memcmp(own, &server->own, sizeof *own) == 0)
     return 0;
-  if (one->any.sa_family == AF_INET)
-    return one->ipv4.sin_addr.s_addr == other->ipv4.sin_addr.s_addr;
-  return one->any.sa_family == AF_INET6 && memcmp(&one->ipv6.sin6_addr, &other->ipv6.sin6_addr, sizeof one->ipv6.sin6_addr) == 0;
-}
-
-/* Makes the names of both sides: new references. 0 or -1. */
-static int name_both(Server *server, const Address *own, const Address *peer, PyObject **own_name, PyObject **peer_name) {
-  if (server->own_name == NULL || memcmp(own, &server->own, sizeof *own) != 0) {
-    PyObject *name = socket_name(own, NULL);
-
-    if (name == NULL)
-      return -1;
-    Py_XSETREF(server->own_name, name);
-    server->own = *own;
-  }
-  *peer_name = socket_name(peer, server->peer_host != NULL && is_same_host(peer, &server->peer) ? server->peer_host : NULL);
-  if (*peer_name == NULL)
+  name = socket_name(own, NULL);
+  if (name == NULL)
     return -1;
-  if (*peer_name != Py_None) {
-    Py_XSETREF(server->peer_host, Py_NewRef(PyTuple_GET_ITEM(*peer_name, 0)));
-    server->peer = *peer;
-  }
-  *own_name = Py_NewRef(server->own_name);
+  Py_XSETREF(server->own_name, name);
+  server->own = *own;
   return 0;
 }
 
+PyObject *server_name_peer(State *state, PyObject *object, uint32_t host, uint16_t port) {
+  Server *server = object != NULL && is_a(object, state->server_type) ? (Server *) object : NULL;
+  PyObject *name;
+  Address peer;
+
+  memset(&peer, 0, sizeof peer);
+  peer.ipv4.sin_family = AF_INET;
+  peer.ipv4.sin_addr.s_addr = host;
+  peer.ipv4.sin_port = port;
+  Py_XINCREF(server);
+  name = socket_name(&peer, server != NULL && server->host == host ? server->host_text : NULL);
+  if (name != NULL && server != NULL) {
+    Py_XSETREF(server->host_text, Py_NewRef(PyTuple_GET_ITEM(name, 0)));
+    server->host = host;
+  }
+  Py_XDECREF(server);
+  return name;
+}
+
 /* Serves a connection, inside of its context. *fd is -1 as soon as it is a stream's. *protocol: what the factory has made, if it has. */
-static int serve(Server *server, int *fd, PyObject *own_name, PyObject *peer_name, PyObject *context, PyObject **protocol) {
+static int serve(Server *server, int *fd, const Names *names, PyObject *context, PyObject **protocol) {
   State *state = server->state;
   PyObject *loop = Py_XNewRef(server->loop), *factory = Py_XNewRef(server->protocol_factory), *transport = NULL;
 
   if (loop == NULL || !is_loop(state, loop) || factory == NULL)
     PyErr_SetString(PyExc_RuntimeError, "something has taken the server's loop away");
   else
-    transport = connection_open(state, (EventLoop *) loop, fd, factory, own_name, peer_name, (PyObject *) server, context, protocol);
+    transport = connection_open(state, (EventLoop *) loop, fd, factory, names, (PyObject *) server, context, protocol);
   Py_XDECREF(loop);
   Py_XDECREF(factory);
   Py_XDECREF(transport);
@@ -66,7 +72,8 @@ static int serve(Server *server, int *fd, PyObject *own_name, PyObject *peer_nam
  * program's protocol raises costs the connection, and is told in debug mode. */
 static PyObject *take_descriptor(Server *server, PyObject *listening) {
   Address own, peer;
-  PyObject *own_name, *peer_name, *context, *protocol = NULL, *exception;
+  PyObject *context, *protocol = NULL, *exception;
+  Names names = {NULL, NULL, 0, 0};
   long number = PyLong_AsLong(listening);
   int fd, status = -1;
 
@@ -81,19 +88,27 @@ static PyObject *take_descriptor(Server *server, PyObject *listening) {
     return NULL;
   }
   context = PyContext_Copy(server->context);
-  if (context == NULL || name_both(server, &own, &peer, &own_name, &peer_name) < 0) {
+  if (peer.any.sa_family == AF_INET) {
+    names.host = peer.ipv4.sin_addr.s_addr;
+    names.port = peer.ipv4.sin_port;
+  }
+  if (context != NULL && names.port == 0) /* of which somebody may send from, and which stands for no name */
+    names.peer = socket_name(&peer, NULL);
+  if (context == NULL || (names.peer == NULL && names.port == 0) || name_own(server, &own) < 0) {
     Py_XDECREF(context);
+    Py_XDECREF(names.peer);
     close(fd);
     return NULL;
   }
+  names.own = Py_NewRef(server->own_name); /* a factory may accept another connection */
   if (PyContext_Enter(context) == 0) {
-    status = serve(server, &fd, own_name, peer_name, context, &protocol);
+    status = serve(server, &fd, &names, context, &protocol);
     if (PyContext_Exit(context) < 0)
       status = -1;
   }
   Py_DECREF(context);
-  Py_DECREF(own_name);
-  Py_DECREF(peer_name);
+  Py_DECREF(names.own);
+  Py_XDECREF(names.peer);
   if (status < 0) {
     if (fd >= 0)
       close(fd);
@@ -182,7 +197,7 @@ static void dealloc(Server *server) {
   PyObject_GC_UnTrack(server);
   clear(server);
   Py_CLEAR(server->own_name);
-  Py_CLEAR(server->peer_host);
+  Py_CLEAR(server->host_text);
   Py_CLEAR(server->module);
   type->tp_free(server);
   Py_DECREF(type);

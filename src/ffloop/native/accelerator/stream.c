@@ -483,6 +483,7 @@ static int traverse(PyObject *self, visitproc visit, void *arg) {
   Py_VISIT(Py_TYPE(self));
   EACH_OBJECT(part, Py_VISIT);
   EACH_QUEUED(part, Py_VISIT);
+  Py_VISIT(part->transports);
   Py_VISIT(part->module);
   for (i = 0; i < layout.transport_slot_count; i++)
     Py_VISIT(SLOT(self, layout.transport_slots[i]));
@@ -493,6 +494,7 @@ static int clear(PyObject *self) {
   Part *part = part_of(self);
   int i;
 
+  transports_forget(self);
   EACH_OBJECT(part, Py_CLEAR);
   for (i = 0; i < layout.transport_slot_count; i++)
     Py_CLEAR(SLOT(self, layout.transport_slots[i]));
@@ -548,14 +550,13 @@ static const PyMemberDef part_members[] = {
   {"_stream", T_OBJECT_EX, offsetof(Part, stream), 0, NULL},
   {"_facts", T_OBJECT_EX, offsetof(Part, facts), 0, NULL},
   {"_sockname", T_OBJECT_EX, offsetof(Part, sockname), 0, NULL},
-  {"_peername", T_OBJECT_EX, offsetof(Part, peername), 0, NULL},
   {"_rest", T_OBJECT_EX, offsetof(Part, rest), 0, NULL},
   {"_server", T_OBJECT_EX, offsetof(Part, server), 0, NULL},
   {"_socket", T_OBJECT_EX, offsetof(Part, socket), 0, NULL},
   {"_held", T_OBJECT_EX, offsetof(Part, held), 0, NULL},
   {"_empty_waiter", T_OBJECT_EX, offsetof(Part, empty_waiter), 0, NULL},
   {"_more_size", T_PYSSIZET, offsetof(Part, more_size), 0, NULL},
-  {"_calm", T_INT, offsetof(Part, calm), 0, NULL},
+  {"_calm", T_BYTE, offsetof(Part, calm), 0, NULL},
   {"_flush_at", T_PYSSIZET, offsetof(Part, flush_at), 0, NULL},
   {"_conn_lost", T_PYSSIZET, offsetof(Part, conn_lost), 0, NULL},
   {"_writing", T_BOOL, offsetof(Part, writing), 0, NULL},
