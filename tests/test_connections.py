@@ -12,7 +12,7 @@ import weakref
 import pytest
 
 import ffloop
-from ffloop import connections
+from ffloop import connections, uv
 from ffloop.connections import interleave_families
 from ffloop.speed import accelerator
 
@@ -138,19 +138,36 @@ async def test_a_protocol_factory_that_raises_leaves_no_descriptor_behind():
     await server.wait_closed()
 
 
-def addresses(*ports):
-    async def getaddrinfo(host, port, **kwargs):
+@pytest.fixture(params=["looked up", "a program's own"])
+def addresses(request, monkeypatch):
+    """Makes every name one of 127.0.0.1 with each of these ports."""
+
+    def found(ports):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
 
-    return getaddrinfo
+    def make(*ports):
+        loop = asyncio.get_running_loop()
+
+        async def getaddrinfo(host, port, **kwargs):
+            return found(ports)
+
+        def look_up(queue, callback, *args):
+            loop.call_soon(callback, found(ports))
+
+        if request.param == "looked up":
+            monkeypatch.setattr(uv, "getaddrinfo", look_up)
+        else:
+            loop.getaddrinfo = getaddrinfo
+
+    return make
 
 
 @ffloop_only
-async def test_the_next_address_is_tried_when_one_fails():
+async def test_the_next_address_is_tried_when_one_fails(addresses, no_leaks):
     server = await listening()
-    loop = asyncio.get_running_loop()
-    loop.getaddrinfo = addresses(free_port(), server.sockets[0].getsockname()[1])
+    addresses(free_port(), server.sockets[0].getsockname()[1])
     reader, writer = await asyncio.open_connection("two.addresses", 0)
+    assert writer.get_extra_info("peername") == server.sockets[0].getsockname()
     writer.close()
     await writer.wait_closed()
     server.close()
@@ -160,14 +177,15 @@ async def test_the_next_address_is_tried_when_one_fails():
 @ffloop_only
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython counts references")
 @pytest.mark.parametrize("delay", [None, 0.02])
-async def test_the_error_of_a_failed_connection_does_not_keep_itself_alive(delay):
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_the_error_of_a_failed_connection_does_not_keep_itself_alive(delay, host):
     class Marker:
         """In a frame that the error's traceback leads to."""
 
     async def attempt(port):
         marker = Marker()
         with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", port, happy_eyeballs_delay=delay)
+            await asyncio.open_connection(host, port, family=socket.AF_INET, happy_eyeballs_delay=delay)
         return weakref.ref(marker)
 
     gc.disable()
@@ -179,7 +197,7 @@ async def test_the_error_of_a_failed_connection_does_not_keep_itself_alive(delay
 
 
 @ffloop_only
-async def test_happy_eyeballs_connects_and_closes_the_losers(no_leaks):
+async def test_happy_eyeballs_connects_and_closes_the_losers(addresses, no_leaks):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
@@ -188,8 +206,7 @@ async def test_happy_eyeballs_connects_and_closes_the_losers(no_leaks):
             filler.setblocking(False)
             filler.connect_ex(silent.getsockname())
         async with await listening() as server:
-            loop = asyncio.get_running_loop()
-            loop.getaddrinfo = addresses(silent.getsockname()[1], server.sockets[0].getsockname()[1])
+            addresses(silent.getsockname()[1], server.sockets[0].getsockname()[1])
             reader, writer = await asyncio.open_connection("two.addresses", 0, happy_eyeballs_delay=0.02)
             assert writer.get_extra_info("peername") == server.sockets[0].getsockname()
             writer.close()
@@ -201,10 +218,10 @@ async def test_happy_eyeballs_connects_and_closes_the_losers(no_leaks):
 
 @ffloop_only
 @pytest.mark.parametrize("delay", [None, 0.01])
-async def test_all_errors_are_given_as_a_group_in_the_order_of_the_addresses(no_leaks, delay):
+async def test_all_errors_are_given_as_a_group_in_the_order_of_the_addresses(addresses, no_leaks, delay):
     loop = asyncio.get_running_loop()
     ports = [free_port(), free_port()]
-    loop.getaddrinfo = addresses(*ports)
+    addresses(*ports)
     with pytest.raises(ExceptionGroup, match="create_connection failed") as caught:
         await loop.create_connection(asyncio.Protocol, "two.addresses", 0, all_errors=True, happy_eyeballs_delay=delay)
     assert [str(ports[i]) in str(error) for i, error in enumerate(caught.value.exceptions)] == [True, True]
@@ -527,7 +544,10 @@ async def test_in_debug_mode_a_connection_is_logged(caplog):
     await server.wait_closed()
 
 
-@pytest.mark.parametrize("name", ["sock_connect", "_create_connection_transport", "_make_socket_transport"])
+@pytest.mark.parametrize(
+    "name",
+    ["getaddrinfo", "_ensure_resolved", "sock_connect", "_create_connection_transport", "_make_socket_transport"],
+)
 @pytest.mark.parametrize("where", ["loop", "class", "subclass"])
 def test_whoever_replaces_a_part_of_connecting_is_asked(loop, monkeypatch, name, where):
     cls = type(loop)
@@ -549,8 +569,11 @@ def test_whoever_replaces_a_part_of_connecting_is_asked(loop, monkeypatch, name,
 
     async def main():
         server = await listening()
+        host, port = server.sockets[0].getsockname()
+        if name == "getaddrinfo":
+            host = "localhost"
         asked.clear()
-        transport, _ = await loop.create_connection(asyncio.Protocol, *server.sockets[0].getsockname())
+        transport, _ = await loop.create_connection(asyncio.Protocol, host, port, family=socket.AF_INET)
         assert asked[:1] == [name]
         await asyncio.sleep(0.01)
         # The connection has two ends here, and both are transports.

@@ -105,6 +105,33 @@ async def test_getnameinfo_gives_what_socket_gives(address, flags):
     assert await awaited(asyncio.get_running_loop().getnameinfo(address, flags)) == expected
 
 
+async def test_a_tools_own_functions_in_the_socket_module_are_asked(monkeypatch):
+    loop = asyncio.get_running_loop()
+    asked = []
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        asked.append(host)
+        return real("127.0.0.1", port, *args, **kwargs)
+
+    def getnameinfo(sockaddr, flags):
+        asked.append(sockaddr)
+        return "a name", "a service"
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "known.to.the.tool", 0)
+    port = server.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("known.to.the.tool", port)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    assert (await loop.getaddrinfo("::1", 80, type=socket.SOCK_STREAM))[0][4] == ("127.0.0.1", 80)
+    assert await loop.getnameinfo(("127.0.0.1", 80)) == ("a name", "a service")
+    assert asked == ["known.to.the.tool", "known.to.the.tool", "::1", ("127.0.0.1", 80)]
+    server.close()
+    await server.wait_closed()
+
+
 async def test_many_lookups_at_once_are_all_answered():
     loop = asyncio.get_running_loop()
     lookups = [loop.getaddrinfo("localhost", port, type=socket.SOCK_STREAM) for port in range(1, 50)]

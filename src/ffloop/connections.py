@@ -33,6 +33,8 @@ CONTEXT_FIRST = sys.version_info >= (3, 15)
 """Whether a protocol is made when its context is there, which what its factory sets does not reach then."""
 
 _functions_of = attrgetter(
+    "getaddrinfo.__func__",
+    "_ensure_resolved.__func__",
     "sock_connect.__func__",
     "_connect_any.__func__",
     "_create_connection_transport.__func__",
@@ -171,7 +173,7 @@ class Connections(Servers):
         if sock is not None:
             check_ssl_socket(sock)
         ours = sock is None
-        known = None
+        infos: list[uv.Address] | None = None
         if host is not None or port is not None:
             if sock is not None:
                 raise ValueError("host/port and sock can not be specified at the same time")
@@ -180,13 +182,22 @@ class Connections(Servers):
             if (
                 host.__class__ is str
                 and port.__class__ is int
-                and not (ssl or all_errors)
+                and 0 <= port <= 0xFFFF
+                and not ssl
                 and local_addr is None
                 and happy_eyeballs_delay is None
                 and is_all_own(self)
             ):
                 known = known_address(host, port, family, socket.SOCK_STREAM, proto)
-            if known is None:
+                if known is not None:
+                    infos = [known]
+                else:
+                    infos = await self.getaddrinfo(
+                        host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
+                    )
+                if interleave:
+                    infos = interleave_families(infos, interleave)
+            else:
                 sock = await self._connect_any(
                     (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
                 )
@@ -194,22 +205,32 @@ class Connections(Servers):
             raise ValueError("host and port was not specified and no sock specified")
         elif sock.type != socket.SOCK_STREAM:
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
-        if known is not None:
+        if infos is not None:
             # The common case, in which nobody needs a socket object. Written out: each coroutine on the way costs
             # a fiftieth of the whole.
             owned: list[int] = []
+            failures: tuple[OSError, ...] = ()
             try:
-                sockname, peername = connect(owned, known)
-                if peername is not None:
-                    self._uv.may_skip = 0
-                    await two_turns()
+                for info in infos:
+                    try:
+                        sockname, peername = connect(owned, info)
+                        if peername is not None:
+                            self._uv.may_skip = 0
+                            await two_turns()
+                        else:
+                            sockname, peername = await self._until_named(owned[0], info)
+                        break
+                    except OSError as exc:
+                        failures += (exc,)
+                        close_all(owned)
                 else:
-                    sockname, peername = await self._until_named(owned[0], known)
+                    raise failure_of(failures, all_errors)
                 transport, protocol = self._adopt(owned, sockname, peername, protocol_factory)
             except BaseException:
-                for fd in owned:
-                    socket.close(fd)
+                close_all(owned)
                 raise
+            finally:
+                del failures  # an error's traceback leads here: it would keep itself alive
             try:
                 await two_turns()  # connection_made() is called in the first
             except BaseException:
@@ -360,11 +381,7 @@ class Connections(Servers):
         all_errors: bool,
     ) -> socket.socket:
         """Return a socket that is connected to one of the addresses that `address` stands for."""
-        host, port = address
-        known = None
-        if host.__class__ is str and port.__class__ is int:
-            known = known_address(host, port, family, socket.SOCK_STREAM, proto)
-        found = [known] if known is not None else await self._resolve_stream(address, family, proto, flags)
+        found = await self._resolve_stream(address, family, proto, flags)
         local = None
         if local_addr is not None:
             local = await self._resolve_stream(local_addr, family, proto, flags)
@@ -382,11 +399,7 @@ class Connections(Servers):
         if sock is not None:
             return sock
         try:
-            if all_errors:
-                raise ExceptionGroup("create_connection failed", errors)
-            if len({str(error) for error in errors}) == 1:
-                raise errors[0]
-            raise OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")
+            raise failure_of(errors, all_errors)
         finally:
             del errors  # an error's traceback leads here: it would keep itself alive
 
@@ -474,12 +487,21 @@ _SOCKET, _SOCKET_CONNECT = socket.socket, socket.SocketType.connect
 
 _MAKE_TRANSPORT = Connections._make_socket_transport
 _PARTS = (
+    Connections.getaddrinfo,
+    if_from(asyncio.base_events, BaseEventLoop._ensure_resolved),  # type: ignore[attr-defined]
     Sockets.sock_connect,
     Connections._connect_any,
     if_from(asyncio.base_events, BaseEventLoop._create_connection_transport),  # type: ignore[attr-defined]
     _MAKE_TRANSPORT,
 )
-_parts_of = attrgetter("sock_connect", "_connect_any", "_create_connection_transport", "_make_socket_transport")
+_parts_of = attrgetter(
+    "getaddrinfo",
+    "_ensure_resolved",
+    "sock_connect",
+    "_connect_any",
+    "_create_connection_transport",
+    "_make_socket_transport",
+)
 
 
 def is_all_own(loop: Any) -> bool:
@@ -490,6 +512,21 @@ def is_all_own(loop: Any) -> bool:
         and _SOCKET.connect is _SOCKET_CONNECT
         and not loop._overridden
     )
+
+
+def close_all(owned: list[int]) -> None:
+    """Close the descriptors in `owned`, which is emptied."""
+    while owned:
+        socket.close(owned.pop())
+
+
+def failure_of(errors: Sequence[OSError], all_errors: bool) -> Exception:
+    """Return what `create_connection` raises when each address has failed in its way."""
+    if all_errors:
+        return ExceptionGroup("create_connection failed", errors)
+    if len({str(error) for error in errors}) == 1:
+        return errors[0]
+    return OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")
 
 
 def interleave_families(infos: Sequence[Any], first: int) -> list[Any]:

@@ -3,6 +3,7 @@
 Arguments are prepared, and results and errors formed, as the `socket` module does it.
 """
 
+import _socket
 import asyncio
 import socket
 from asyncio import base_events
@@ -12,6 +13,10 @@ from typing import Any
 
 from . import uv
 from .core import Core
+from .turns import if_from
+
+_GETADDRINFO: Any = if_from(socket, socket.getaddrinfo)
+"""The socket module's own, if it was that when this was imported."""
 
 
 class Resolver(Core):
@@ -33,29 +38,35 @@ class Resolver(Core):
         """
         if self._closed:
             self._check_closed()
+        if socket.getaddrinfo is not _GETADDRINFO:
+            # A tool has put its own names there, or chooses among those of the system.
+            replaced: list[uv.Address] = await super().getaddrinfo(  # type: ignore[assignment]
+                host, port, family=family, type=type, proto=proto, flags=flags
+            )
+            return replaced
         if host.__class__ is str and port.__class__ is int:
+            # The same few are asked for with every connection that is made.
             known = _of_literal(host, port, family, type, proto, flags)
             if known is not None:
                 return [*known]
-        if is_literal(host) and is_number(port):
-            # Nothing is looked up, so nothing can block.
-            return socket.getaddrinfo(host, port, family, type, proto, flags)  # type: ignore[return-value]
+            names = _encoded(host, port)
+        else:
+            names = _encoded.__wrapped__(host, port)
         # Whatever libuv cannot be asked (wrong types, numbers that are no port) the system is: it has an answer of its
         # own to each, or a complaint.
-        lookup = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
-        if not (is_name(host) and is_name(port, number=True)):
-            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
-        node = host.encode("idna") if isinstance(host, str) else host
-        service = str(port).encode() if isinstance(port, int | str) else port
-        if not node and not service:
+        lookup: Any = partial(_GETADDRINFO, host, port, family, type, proto, flags)
+        if names is None:
+            # Where nothing is looked up, nothing can block.
+            return lookup() if is_literal(host) and is_number(port) else await self.run_in_executor(None, lookup)
+        if not any(names):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         started = self.time() if self._debug else 0.0
         found = self.create_future()
         try:
-            uv.getaddrinfo(self._uv, _setter(found), node, service, family, type, proto, flags)
+            uv.getaddrinfo(self._uv, _setter(found), *names, family, type, proto, flags)
         except OSError:
             # An empty name, or bytes that are no UTF-8.
-            return await self.run_in_executor(None, lookup)  # type: ignore[arg-type]
+            return await self.run_in_executor(None, lookup)
         try:
             addresses: list[uv.Address] = await found
         finally:
@@ -69,8 +80,8 @@ class Resolver(Core):
         See https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.getnameinfo.
         """
         self._check_closed()
-        if not is_plain_address(sockaddr):
-            # Most of these it refuses, in words of its own; some it has to look up.
+        if socket.getnameinfo is not _socket.getnameinfo or not is_plain_address(sockaddr):
+            # A tool's own; or one that it refuses, in words of its own; or one of the few that it has to look up.
             return await self.run_in_executor(None, socket.getnameinfo, sockaddr, flags)
         host, port, *rest = sockaddr
         ipv6 = ":" in host
@@ -132,10 +143,17 @@ def _of_literal(host: Any, port: Any, family: int, kind: int, proto: int, flags:
 @lru_cache(256, typed=True)
 def known_address(host: Any, port: Any, family: int, kind: int, proto: int) -> uv.Address | None:
     """Return the one address that a literal and a port give, as asyncio looks at them first; None for anything else."""
-    if not 0 <= port <= 0xFFFF:
-        return None
     known: uv.Address | None = base_events._ipaddr_info(host, port, family, kind, proto)  # type: ignore[attr-defined]
     return known
+
+
+@lru_cache(256, typed=True)
+def _encoded(host: Any, port: Any) -> tuple[bytes | None, bytes | None] | None:
+    """Return the name and the service to ask libuv for, None when it cannot be asked, or need not be."""
+    if not (is_name(host) and is_name(port, number=True)) or (is_literal(host) and is_number(port)):
+        return None
+    node = host.encode("idna") if isinstance(host, str) else host
+    return node, str(port).encode() if isinstance(port, int | str) else port
 
 
 def is_number(port: Any) -> bool:

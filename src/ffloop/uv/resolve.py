@@ -46,12 +46,8 @@ def _result(status: int, read: Callable[[int], Any], payload: int) -> Any:
         return exc  # whoever waits must hear of it
 
 
-def _known(enum: Callable[[int], Any], number: int) -> Any:
-    """Return the number as a member of `enum`, or as it is, as the socket module does."""
-    try:
-        return enum(number)
-    except ValueError:
-        return number
+_FAMILIES = {int(member): member for member in socket.AddressFamily}
+_KINDS = {int(member): member for member in socket.SocketKind}
 
 
 def _addresses(head: int) -> list[Address]:
@@ -61,13 +57,15 @@ def _addresses(head: int) -> list[Address]:
     try:
         while rest:
             rest = lib.ffloop_addrinfo_next(rest, entry)
-            family = _known(socket.AddressFamily, entry.family)
+            # A number that has no name stays one, as in the socket module.
+            family: Any = _FAMILIES.get(entry.family, entry.family)
             host = ffi.string(entry.host).decode("ascii")
             address: tuple[Any, ...] = (host, entry.port)
             if family == socket.AF_INET6:
                 address += (entry.flowinfo, entry.scope_id)
             canonname = ffi.string(entry.canonname).decode("utf-8", "surrogateescape") if entry.canonname else ""
-            found.append((family, _known(socket.SocketKind, entry.socktype), entry.protocol, canonname, address))
+            kind: Any = _KINDS.get(entry.socktype, entry.socktype)
+            found.append((family, kind, entry.protocol, canonname, address))
     finally:
         lib.ffloop_addrinfo_free(head)
     return found

@@ -126,9 +126,10 @@ typedef struct {
   name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
   name(create_connection_transport, "_create_connection_transport") name(create_future, "create_future")                   \
   name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
-  name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(enter, "_enter")                \
-  name(eof_received, "eof_received") name(flush, "_flush") name(future, "Future") name(get_buffer, "get_buffer")           \
-  name(get_extra_info, "get_extra_info") name(join, "join") name(loop, "loop")                                             \
+  name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop")                                      \
+  name(ensure_resolved, "_ensure_resolved") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush") \
+  name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")                             \
+  name(getaddrinfo, "getaddrinfo") name(join, "join") name(loop, "loop")                                                   \
   name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")                         \
   name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
   name(receive, "_receive") name(refused, "_refused") name(run, "_run") name(run_once, "_run_once") name(select, "select") \

@@ -64,6 +64,8 @@ int loop_set_attribute(PyObject *object, PyObject *name, PyObject *value) {
     {state->str_run_once, PLAIN_TURN},     {state->str_process_events, PLAIN_EVENTS},
     {state->str_write_to_self, PLAIN_WAKE},
     {state->str_connect_any, PLAIN_CONNECT},
+    {state->str_getaddrinfo, PLAIN_CONNECT},
+    {state->str_ensure_resolved, PLAIN_CONNECT},
     {state->str_create_connection_transport, PLAIN_CONNECT},
     {state->str_make_socket_transport, PLAIN_CONNECT},
     {state->str_sock_connect, PLAIN_CONNECT},
