@@ -1,10 +1,11 @@
 import asyncio
 import socket
 import ssl
+import tracemalloc
 
 import pytest
 
-from .conftest import ffloop_only
+from .conftest import collect, ffloop_only
 
 trustme = pytest.importorskip("trustme", reason="it needs cryptography, of which PyPy has no wheel")
 
@@ -44,6 +45,39 @@ async def test_a_megabyte_goes_both_ways(contexts, no_leaks):
         writer.close()
         await writer.wait_closed()
     await asyncio.sleep(0.02)
+
+
+@ffloop_only
+async def test_many_sessions_at_once_keep_their_bytes_apart_and_no_buffers_when_idle(contexts):
+    server_side, client_side = contexts
+    count = 40
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_side) as server:
+        host, port = server.sockets[0].getsockname()
+
+        async def connect():
+            return await asyncio.open_connection(host, port, ssl=client_side, server_hostname="localhost")
+
+        async def exchange(number, reader, writer):
+            data = bytes([number]) * 100_000
+            for _ in range(3):
+                writer.write(data)
+                assert await reader.readexactly(len(data)) == data
+
+        first = await connect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            sessions = await asyncio.gather(*(connect() for _ in range(count)))
+            collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        await asyncio.gather(*(exchange(number, *session) for number, session in enumerate(sessions)))
+        for _, writer in first, *sessions:
+            writer.close()
+            await writer.wait_closed()
+    # Both ends of each were here. OpenSSL's memory is not Python's, and not counted.
+    assert after - before < count * 2 * 32_000
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(contexts, no_leaks):

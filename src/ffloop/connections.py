@@ -48,6 +48,9 @@ family_of: Any = socket.SocketType.family.__get__
 class Connections(Servers):
     """The part of the loop that makes connections."""
 
+    _tls_buffer: memoryview | None = None
+    """Where TLS receives: see tls.py."""
+
     if accelerator is None:
 
         @property

@@ -9,6 +9,7 @@ else there is goes asyncio's way. What costs there what it need not:
 * The end of what has come is found by reading once more, which raises. It can be asked for beforehand.
 * Reads and writes pass through methods of `ssl.SSLObject`, which only pass them on.
 * After each read and each write both sides' flow control looks at sizes that cannot have changed.
+* Each connection has 256 KiB to receive into, for as long as it lasts, though what comes goes to OpenSSL at once.
 """
 
 from asyncio import sslproto
@@ -24,9 +25,13 @@ RECORD_SIZE = 16 * 1024
 ENCRYPTED_SIZE = 5 + RECORD_SIZE + 2048
 """Bytes that such a record takes at most, with its header (RFC 5246, section 6.2.3): of as many, one is whole."""
 
+BUFFER_SIZE = 256 * 1024
+"""Bytes of the buffer that all sessions of a loop receive into (asyncio's own number)."""
+
 WRAPPED = sslproto.SSLProtocolState.WRAPPED
 
 PASSED_BY = (
+    "__init__",
     "get_buffer",
     "buffer_updated",
     "_get_app_transport",
@@ -136,6 +141,16 @@ class SSLProtocol(sslproto.SSLProtocol):
     _do_write: Callable[[], None]
     _process_outgoing: Callable[[], None]
     _control_ssl_reading: Callable[[], None]
+
+    max_size = 0  # what asyncio's would make its buffer of
+
+    def __init__(self, loop: Any, *args: Any, **kwargs: Any) -> None:
+        """See `asyncio.sslproto.SSLProtocol`."""
+        super().__init__(loop, *args, **kwargs)
+        if loop._tls_buffer is None:
+            loop._tls_buffer = memoryview(bytearray(BUFFER_SIZE))
+        # What is read into it goes to OpenSSL before anything else can be.
+        self._ssl_buffer_view = loop._tls_buffer
 
     # Whoever replaces it, as tests do, replaces what is called.
     @property

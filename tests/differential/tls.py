@@ -18,6 +18,7 @@ class Loop:
     """What a protocol wants of a loop. Timers never come."""
 
     _thread_id = None  # it does not run
+    _tls_buffer = None
 
     def __init__(self, log):
         self.log, self.soon = log, collections.deque()
