@@ -69,23 +69,45 @@ async def test_tls_works_over_them(folder):
     await server.wait_closed()
 
 
-async def test_both_ends_tell_their_names(folder):
+@pytest.mark.parametrize(
+    ("name", "client_name"),
+    [
+        ("{folder}/socket", ""),
+        ("{folder}/socket", "{folder}/client"),
+        ("{folder}/s\udcffcket", ""),
+        ("{folder}/s{padding}", "{folder}/c{padding}"),  # as long as can be
+        ("\0ffloop-test-{process}", "\0ffloop-test-client-{process}"),
+        ("\0ffloop-{process}\0with zeros\0", ""),
+    ],
+)
+async def test_both_ends_tell_their_names(folder, no_leaks, name, client_name):
     loop = asyncio.get_running_loop()
-    path = os.path.join(folder, "socket")
+    padding = "x" * (105 - len(folder))
+    name, client_name = (
+        text.format(folder=folder, process=os.getpid(), padding=padding) for text in (name, client_name)
+    )
     made = loop.create_future()
 
     class Server(asyncio.Protocol):
         def connection_made(self, transport):
             made.set_result(transport)
 
-    server = await loop.create_unix_server(Server, path)
-    transport, _ = await loop.create_unix_connection(asyncio.Protocol, path)
-    accepted = await made
-    assert transport.get_extra_info("peername") == path
-    assert transport.get_extra_info("sockname") == ""
-    assert accepted.get_extra_info("sockname") == path
-    assert accepted.get_extra_info("peername") == ""
-    assert transport.get_extra_info("socket").family == socket.AF_UNIX
+    server = await loop.create_unix_server(Server, name)
+    with socket.socket(socket.AF_UNIX) as client:
+        if client_name:
+            client.bind(client_name)
+        client.connect(name)
+        accepted = await asyncio.wait_for(made, 10)
+        assert accepted.get_extra_info("sockname") == client.getpeername()
+        assert accepted.get_extra_info("peername") == client.getsockname()
+        accepted.close()
+    made = loop.create_future()
+    transport, _ = await loop.create_unix_connection(asyncio.Protocol, name)
+    accepted = await asyncio.wait_for(made, 10)
+    sock = transport.get_extra_info("socket")
+    assert (sock.family, sock.type, sock.gettimeout()) == (socket.AF_UNIX, socket.SOCK_STREAM, 0)
+    assert transport.get_extra_info("peername") == sock.getpeername() == accepted.get_extra_info("sockname")
+    assert transport.get_extra_info("sockname") == "" == accepted.get_extra_info("peername")
     transport.close()
     accepted.close()
     await asyncio.sleep(0.01)
@@ -118,6 +140,12 @@ async def test_a_path_that_cannot_be_is_an_error(folder, no_leaks):
         await asyncio.open_unix_connection(os.path.join(folder, "nothing"))
     with pytest.raises(OSError, match="too long"):
         await asyncio.start_unix_server(echo, os.path.join(folder, "x" * 200))
+    for wrong in os.path.join(folder, "x" * 200), "\0" + "x" * 200, b"\0" + b"x" * 200:
+        with pytest.raises(OSError, match="too long"):
+            await asyncio.open_unix_connection(wrong)
+    for wrong in 7, [], bytearray(b"socket"):
+        with pytest.raises(TypeError):
+            await asyncio.open_unix_connection(wrong)
     pathlib.Path(folder, "file").touch()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_unix_connection(os.path.join(folder, "file"))

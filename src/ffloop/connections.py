@@ -209,36 +209,7 @@ class Connections(Servers):
         elif sock.type != socket.SOCK_STREAM:
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
         if infos is not None:
-            # The common case, in which nobody needs a socket object. Written out: each coroutine on the way costs
-            # a fiftieth of the whole.
-            owned: list[int] = []
-            failures: tuple[OSError, ...] = ()
-            try:
-                for info in infos:
-                    try:
-                        sockname, peername = connect(owned, info)
-                        if peername is not None:
-                            self._uv.may_skip = 0
-                            await two_turns()
-                        else:
-                            sockname, peername = await self._until_named(owned[0], info)
-                        break
-                    except OSError as exc:
-                        failures += (exc,)
-                        close_all(owned)
-                else:
-                    raise failure_of(failures, all_errors)
-                transport, protocol = self._adopt(owned, sockname, peername, protocol_factory)
-            except BaseException:
-                close_all(owned)
-                raise
-            finally:
-                del failures  # an error's traceback leads here: it would keep itself alive
-            try:
-                await two_turns()  # connection_made() is called in the first
-            except BaseException:
-                transport.close()
-                raise
+            transport, protocol = await self._connect_bare(infos, protocol_factory, all_errors)
         else:
             transport, protocol = await self._connect_protocol(
                 sock,  # type: ignore[arg-type]
@@ -254,6 +225,40 @@ class Connections(Servers):
             logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
         return transport, protocol
 
+    async def _connect_bare(
+        self, infos: Sequence[uv.Address], protocol_factory: ProtocolFactory, all_errors: bool
+    ) -> tuple[Any, Any]:
+        """Connect to the first of the addresses that answers: the usual case, in which nobody needs a socket object."""
+        owned: list[int] = []
+        failures: tuple[OSError, ...] = ()
+        try:
+            for info in infos:
+                try:
+                    sockname, peername = connect(owned, info)
+                    if peername is None:
+                        sockname, peername = await self._until_named(owned[0], info)
+                    elif info[0] in INTERNET:
+                        self._uv.may_skip = 0
+                        await two_turns()
+                    break
+                except OSError as exc:
+                    failures += (exc,)
+                    close_all(owned)
+            else:
+                raise failure_of(failures, all_errors)
+            transport, protocol = self._adopt(owned, sockname, peername, protocol_factory)
+        except BaseException:
+            close_all(owned)
+            raise
+        finally:
+            del failures  # an error's traceback leads here: it would keep itself alive
+        try:
+            await two_turns()  # connection_made() is called in the first
+        except BaseException:
+            transport.close()
+            raise
+        return transport, protocol
+
     if not hasattr(accelerator, "connect"):
 
         def _adopt(
@@ -267,7 +272,7 @@ class Connections(Servers):
             protocol = protocol_factory()
             fd = owned[0]
             try:
-                stream = Tcp(self._uv, fd, True)
+                stream = Tcp(self._uv, fd, isinstance(sockname, tuple))  # of a Unix socket it is none
                 owned.clear()
             except BaseException:
                 # libuv may have it, when a signal's handler has raised in the moment in which it took it.

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .resolver import Resolver
-from .sockets import INTERNET, Sockets, check_ssl_socket, name_of
+from .sockets import BARE, Sockets, check_ssl_socket, name_of
 from .speed import accelerator
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ elif accelerator is not None and hasattr(accelerator, "Server"):
         """`PureServer`, with what it does for each connection without TLS in C."""
 
         def _taker(self, sock):
-            plain = self._ssl_context is None and sock.family in INTERNET and _is_plain(sock)
+            plain = self._ssl_context is None and sock.family in BARE and _is_plain(sock)
             if plain and self._loop._makes_own_transports():
                 return partial(self._take_descriptor, sock.fileno())
             return super()._taker(sock)

@@ -27,6 +27,9 @@ receive: Callable[[int, int], bytes | None] | None = getattr(accelerator, "recei
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
+BARE = (*INTERNET, getattr(socket, "AF_UNIX", None))
+"""The families whose connections need no socket object to be made."""
+
 NONBLOCK: int = getattr(socket, "SOCK_NONBLOCK", 0)
 """What makes a socket that does not block, where that needs no second call."""
 
@@ -176,7 +179,7 @@ def two_turns() -> Generator[None, None, None]:
 
 
 def connect_bare(owned: list[int], info: Address) -> tuple[Any, Any]:
-    """Connect a new socket to `info`, what `getaddrinfo` says of a literal; return its own name, and its peer's.
+    """Connect a new socket to `info`, of one of the families in BARE; return its own name, and its peer's.
 
     Its descriptor is put into `owned`. Both names are None for as long as nobody has answered. Raises `OSError`.
     """

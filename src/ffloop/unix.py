@@ -11,7 +11,7 @@ from asyncio.log import logger
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .connections import Connections
+from .connections import Connections, is_all_own
 from .servers import ProtocolFactory, Server, check_ssl_timeouts
 from .sockets import check_ssl_socket
 
@@ -52,10 +52,14 @@ class UnixSockets(Connections):
         if path is not None:
             if sock is not None:
                 raise ValueError("path and sock can not be specified at the same time")
+            path = os.fspath(path)
+            if not ssl and is_all_own(self):
+                info: Any = (socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path)
+                return await self._connect_bare((info,), protocol_factory, False)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
-                await self.sock_connect(sock, os.fspath(path))
+                await self.sock_connect(sock, path)
             except BaseException:
                 sock.close()
                 raise

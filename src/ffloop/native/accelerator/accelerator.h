@@ -379,7 +379,7 @@ static inline int is_loop(const State *state, PyObject *object) {
 
 /* tcp.c: the handle of a connection. */
 int tcp_add_type(PyObject *module, State *state);
-PyObject *tcp_new(State *state, Queue *queue, int fd); /* without Nagle's algorithm; with an exception, `fd` is still the caller's */
+PyObject *tcp_new(State *state, Queue *queue, int fd, int nodelay); /* with an exception, `fd` is still the caller's */
 int is_tcp(const State *state, PyObject *stream); /* whether it is one of these, and the functions below may have it */
 uv_handle_t *tcp_handle(PyObject *tcp);           /* NULL when it is closed */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver);
@@ -406,25 +406,31 @@ typedef struct {
 #define HAVE_BARE_SOCKETS
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
-typedef union {
-  struct sockaddr any;
-  struct sockaddr_in ipv4;
-  struct sockaddr_in6 ipv6;
-  struct sockaddr_storage storage;
+/* All zeros where nothing stands, so that two can be compared as they are. */
+typedef struct {
+  union {
+    struct sockaddr any;
+    struct sockaddr_in ipv4;
+    struct sockaddr_in6 ipv6;
+    struct sockaddr_un path;
+    struct sockaddr_storage storage;
+  };
+  socklen_t length;
 } Address;
 
 /* A connection's descriptor, -1 with an exception. `own` is all zeros for one that has gone already. */
 int socket_accept(int listening, Address *own, Address *peer);
-/* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind. None for one of neither family. host: NULL, or
- * what is known to be its text. */
+/* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind; of a Unix socket its path, "" without one, and
+ * bytes for a name that is none of a file. None for any other family. host: NULL, or what is known to be its text. */
 PyObject *socket_name(const Address *address, PyObject *host);
 
 /* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
- * reference to what the factory has made, if it has. server: None without one; context: NULL for a copy of the current one, made after the
+ * reference to what the factory has made, if it has. nodelay: it has Nagle's algorithm, and is to be without. server: None without one; context: NULL for a copy of the current one, made after the
  * factory has run. */
-PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, const Names *names, PyObject *server, PyObject *context,
-                          PyObject **protocol);
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, int nodelay, PyObject *factory, const Names *names, PyObject *server,
+                          PyObject *context, PyObject **protocol);
 PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs);
 
 /* server.c. The name of the peer of a connection: new. Those from one host share its text, where the server is one of ours; it may be anything,

@@ -14,8 +14,8 @@ static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *
   return status;
 }
 
-PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *factory, const Names *names, PyObject *server, PyObject *context,
-                          PyObject **protocol) {
+PyObject *connection_open(State *state, EventLoop *loop, int *fd, int nodelay, PyObject *factory, const Names *names, PyObject *server,
+                          PyObject *context, PyObject **protocol) {
   PyObject *stream = NULL, *transport = NULL;
 
   *protocol = PyObject_CallNoArgs(factory);
@@ -25,7 +25,7 @@ PyObject *connection_open(State *state, EventLoop *loop, int *fd, PyObject *fact
   if (loop->queue == NULL)
     PyErr_SetString(PyExc_RuntimeError, "something has taken the loop's queue away");
   else if (context != NULL)
-    stream = tcp_new(state, loop->queue, *fd);
+    stream = tcp_new(state, loop->queue, *fd, nodelay);
   if (stream != NULL) {
     *fd = -1;
     transport = connection_new(state, (PyObject *) loop, stream, *protocol, names, server, context);
@@ -58,7 +58,8 @@ PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
   fd = (int) number;
   names.own = args[1];
   names.peer = args[2];
-  transport = connection_open(self->state, self, &fd, args[3], &names, Py_None, context, &protocol);
+  /* The names of Unix sockets are no tuples. */
+  transport = connection_open(self->state, self, &fd, PyTuple_Check(names.own), args[3], &names, Py_None, context, &protocol);
   if (fd == -1 && PyList_SetSlice(owned, 0, PyList_GET_SIZE(owned), NULL) == 0 && transport != NULL)
     result = PyTuple_Pack(2, transport, protocol);
   Py_XDECREF(context);

@@ -54,14 +54,14 @@ PyObject *server_name_peer(State *state, PyObject *object, uint32_t host, uint16
 }
 
 /* Serves a connection, inside of its context. *fd is -1 as soon as it is a stream's. *protocol: what the factory has made, if it has. */
-static int serve(Server *server, int *fd, const Names *names, PyObject *context, PyObject **protocol) {
+static int serve(Server *server, int *fd, int nodelay, const Names *names, PyObject *context, PyObject **protocol) {
   State *state = server->state;
   PyObject *loop = Py_XNewRef(server->loop), *factory = Py_XNewRef(server->protocol_factory), *transport = NULL;
 
   if (loop == NULL || !is_loop(state, loop) || factory == NULL)
     PyErr_SetString(PyExc_RuntimeError, "something has taken the server's loop away");
   else
-    transport = connection_open(state, (EventLoop *) loop, fd, factory, names, (PyObject *) server, context, protocol);
+    transport = connection_open(state, (EventLoop *) loop, fd, nodelay, factory, names, (PyObject *) server, context, protocol);
   Py_XDECREF(loop);
   Py_XDECREF(factory);
   Py_XDECREF(transport);
@@ -102,7 +102,7 @@ static PyObject *take_descriptor(Server *server, PyObject *listening) {
   }
   names.own = Py_NewRef(server->own_name); /* a factory may accept another connection */
   if (PyContext_Enter(context) == 0) {
-    status = serve(server, &fd, &names, context, &protocol);
+    status = serve(server, &fd, peer.any.sa_family != AF_UNIX, &names, context, &protocol);
     if (PyContext_Exit(context) < 0)
       status = -1;
   }

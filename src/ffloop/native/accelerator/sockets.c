@@ -78,11 +78,25 @@ static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t nar
 #include <arpa/inet.h>
 #include <unistd.h>
 
+/* What a Unix socket is bound to. */
+static PyObject *path_name(const Address *address) {
+  const char *path = address->path.sun_path;
+  size_t before = offsetof(struct sockaddr_un, sun_path), size = address->length > before ? address->length - before : 0;
+
+#ifdef __linux__
+  if (size > 0 && path[0] == 0)
+    return PyBytes_FromStringAndSize(path, (Py_ssize_t) size);
+#endif
+  return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t) strnlen(path, size));
+}
+
 PyObject *socket_name(const Address *address, PyObject *host) {
   char text[INET6_ADDRSTRLEN];
   int family = address->any.sa_family;
   PyObject *made = NULL, *name;
 
+  if (family == AF_UNIX)
+    return path_name(address);
   if (family != AF_INET && family != AF_INET6)
     Py_RETURN_NONE;
   if (host == NULL) {
@@ -101,54 +115,92 @@ PyObject *socket_name(const Address *address, PyObject *host) {
   return name;
 }
 
+/* For a system call that fills it. */
+static void make_room(Address *address) {
+  memset(address, 0, sizeof *address);
+  address->length = sizeof address->storage;
+}
+
+/* Asks the system for a name. Returns -1 where there is none, which is all zeros. */
+static int ask(int fd, int (*call)(int, struct sockaddr *, socklen_t *), Address *address) {
+  make_room(address);
+  if (call(fd, &address->any, &address->length) == 0)
+    return 0;
+  memset(address, 0, sizeof *address);
+  return -1;
+}
+
 /* The listening socket does not block, and neither does what is returned: the GIL is kept. */
 int socket_accept(int listening, Address *own, Address *peer) {
-  socklen_t own_length = sizeof *own, peer_length = sizeof *peer;
   int accepted;
 
-  memset(peer, 0, sizeof *peer);
-  memset(own, 0, sizeof *own);
   do {
     if (PyErr_CheckSignals() < 0)
       return -1;
-    accepted = accept4(listening, &peer->any, &peer_length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    make_room(peer);
+    accepted = accept4(listening, &peer->any, &peer->length, SOCK_NONBLOCK | SOCK_CLOEXEC);
   } while (accepted < 0 && errno == EINTR);
   if (accepted < 0)
     PyErr_SetFromErrno(PyExc_OSError);
-  else if (getsockname(accepted, &own->any, &own_length) != 0)
-    memset(own, 0, sizeof *own); /* it has gone already */
+  else
+    ask(accepted, getsockname, own); /* it may have gone already */
   return accepted;
 }
 
-/* Where a connection goes: what the socket module reads out of the address of a literal. Returns the length, 0 with an exception. */
-static socklen_t parse_address(long family, PyObject *address, Address *parsed) {
+/* Where a connection to a Unix socket goes. 0 or -1. */
+static int parse_path(PyObject *name, Address *parsed) {
+  PyObject *path = PyUnicode_Check(name) ? PyUnicode_EncodeFSDefault(name) : PyBytes_Check(name) ? Py_NewRef(name) : NULL;
+  size_t size;
+
+  if (path == NULL)
+    return PyErr_Occurred() ? -1 : (PyErr_SetString(PyExc_TypeError, "a path is str or bytes"), -1);
+  size = (size_t) PyBytes_GET_SIZE(path);
+  /* A name that is none of a file needs no end. */
+  if (size + (size > 0 && PyBytes_AS_STRING(path)[0] != 0) > sizeof parsed->path.sun_path) {
+    Py_DECREF(path);
+    PyErr_SetString(PyExc_OSError, "AF_UNIX path too long");
+    return -1;
+  }
+  parsed->path.sun_family = AF_UNIX;
+  memcpy(parsed->path.sun_path, PyBytes_AS_STRING(path), size);
+  parsed->length = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + size);
+  Py_DECREF(path);
+  return 0;
+}
+
+/* Where a connection goes: what the socket module reads out of the address of a literal, or of a Unix socket. 0 or -1. */
+static int parse_address(long family, PyObject *address, Address *parsed) {
   const char *host;
   int port;
   unsigned flow = 0, scope = 0;
 
   memset(parsed, 0, sizeof *parsed);
+  if (family == AF_UNIX)
+    return parse_path(address, parsed);
   if (!PyTuple_Check(address)) {
     PyErr_SetString(PyExc_TypeError, "an address is a tuple");
-    return 0;
+    return -1;
   }
   if (!PyArg_ParseTuple(address, "si|II", &host, &port, &flow, &scope))
-    return 0;
+    return -1;
   if (port >= 0 && port <= 0xffff) {
     if (family == AF_INET && inet_pton(AF_INET, host, &parsed->ipv4.sin_addr) == 1) {
       parsed->ipv4.sin_family = AF_INET;
       parsed->ipv4.sin_port = htons((uint16_t) port);
-      return sizeof parsed->ipv4;
+      parsed->length = sizeof parsed->ipv4;
+      return 0;
     }
     if (family == AF_INET6 && inet_pton(AF_INET6, host, &parsed->ipv6.sin6_addr) == 1) {
       parsed->ipv6.sin6_family = AF_INET6;
       parsed->ipv6.sin6_port = htons((uint16_t) port);
       parsed->ipv6.sin6_flowinfo = htonl(flow);
       parsed->ipv6.sin6_scope_id = scope;
-      return sizeof parsed->ipv6;
+      parsed->length = sizeof parsed->ipv6;
+      return 0;
     }
   }
   PyErr_SetString(PyExc_ValueError, "not the address of a literal");
-  return 0;
+  return -1;
 }
 
 /* A new socket, and the object on it, which nobody but an audit hook asks for. */
@@ -197,11 +249,10 @@ static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *
   return socket_name(own, same ? PyTuple_GET_ITEM(address, 0) : NULL);
 }
 
-/* (list, what getaddrinfo() says of a literal) -> (own name, peer's name), which are None for as long as nobody has answered. The descriptor is
+/* (list, what getaddrinfo() says of a literal, or would say of a path) -> (own name, peer's name), which are None for as long as nobody has answered. The descriptor is
  * put into the list: a signal's handler that raises when this returns would lose it. Nothing here waits: the GIL is kept. */
 static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
   Address wanted, own, peer;
-  socklen_t length, own_length = sizeof own, peer_length = sizeof peer;
   long numbers[3];
   PyObject *own_name = NULL, *peer_name = NULL, *number, *result = NULL;
   PyObject *owned = nargs > 0 ? args[0] : NULL;
@@ -219,19 +270,18 @@ static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t
     if (numbers[i] == -1 && PyErr_Occurred())
       return NULL;
   }
-  length = parse_address(numbers[0], parts[4], &wanted);
-  if (length == 0)
+  if (parse_address(numbers[0], parts[4], &wanted) < 0)
     return NULL;
   fd = socket((int) numbers[0], (int) numbers[1] | SOCK_NONBLOCK | SOCK_CLOEXEC, (int) numbers[2]);
   if (fd < 0)
     return PyErr_SetFromErrno(PyExc_OSError);
   if (audit(&fd, parts) < 0)
     goto failed;
-  if (connect(fd, &wanted.any, length) != 0 && errno != EINPROGRESS && errno != EAGAIN && errno != EALREADY && errno != EINTR) {
+  if (connect(fd, &wanted.any, wanted.length) != 0 && errno != EINPROGRESS && errno != EAGAIN && errno != EALREADY && errno != EINTR) {
     PyErr_SetFromErrno(PyExc_OSError);
     goto failed;
   }
-  if (getpeername(fd, &peer.any, &peer_length) != 0) {
+  if (ask(fd, getpeername, &peer) < 0) {
     peer_name = Py_NewRef(Py_None);
     own_name = Py_NewRef(Py_None);
   } else {
@@ -239,7 +289,7 @@ static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t
     int same = numbers[0] == AF_INET && peer.ipv4.sin_addr.s_addr == wanted.ipv4.sin_addr.s_addr;
 
     peer_name = same ? Py_NewRef(parts[4]) : socket_name(&peer, NULL);
-    if (getsockname(fd, &own.any, &own_length) != 0)
+    if (ask(fd, getsockname, &own) < 0)
       own_name = Py_NewRef(Py_None);
     else if (peer_name != NULL)
       own_name = same ? own_name_of(&own, &peer, peer_name) : socket_name(&own, NULL);

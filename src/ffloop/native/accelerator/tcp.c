@@ -185,10 +185,10 @@ static int init(PyObject *tcp, PyObject *args, PyObject *kwargs) {
   return open_on(state, tcp, (Queue *) loop, number, nodelay);
 }
 
-PyObject *tcp_new(State *state, Queue *queue, int fd) {
+PyObject *tcp_new(State *state, Queue *queue, int fd, int nodelay) {
   PyObject *tcp = state->tcp_type->tp_alloc(state->tcp_type, 0);
 
-  if (tcp != NULL && open_on(state, tcp, queue, fd, 1) < 0)
+  if (tcp != NULL && open_on(state, tcp, queue, fd, nodelay) < 0)
     Py_CLEAR(tcp);
   return tcp;
 }
