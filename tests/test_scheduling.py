@@ -1,5 +1,6 @@
 import asyncio
 import contextvars
+import gc
 import logging
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 
 import ffloop
 
-from .conftest import collect
+from .conftest import FACTORIES, collect
 
 
 def test_the_loop_is_a_base_event_loop():
@@ -278,6 +279,56 @@ def test_a_closed_loop_refuses_work(loop, call):
     loop.close()
     with pytest.raises(RuntimeError, match="Event loop is closed"):
         call(loop)
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="references are not counted")
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+@pytest.mark.parametrize("new_event_loop", FACTORIES.values(), ids=FACTORIES)
+def test_a_closed_loop_goes_with_its_last_reference(new_event_loop, debug):
+    # anyio's and tornado's tests ask for it: no loop of theirs is to wait for the garbage collector.
+    async def answer(reader, writer):
+        writer.write(await reader.readexactly(1))
+        writer.close()
+        await writer.wait_closed()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.call_later(1000, print)
+        await asyncio.sleep(0.001)
+        await loop.run_in_executor(None, int)
+        await loop.shutdown_default_executor()
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"x")
+        assert await reader.read() == b"x"
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+        endpoint, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.1", 0))
+        endpoint.close()
+        await asyncio.sleep(0)
+        left, right = socket.socketpair()
+        with left, right:
+            left.setblocking(False)
+            loop.add_reader(left, print)
+            loop.remove_reader(left)
+            right.send(b"x")
+            assert await loop.sock_recv(left, 1) == b"x"
+
+    loop = new_event_loop()
+    loop.set_debug(debug)
+    collect()
+    gc.disable()
+    try:
+        loop.run_until_complete(main())
+        loop.close()
+        gone = weakref.ref(loop)
+        del loop
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_debug_mode_refuses_call_soon_from_another_thread(loop):

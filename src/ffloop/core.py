@@ -9,6 +9,7 @@ import contextvars
 import os
 import selectors
 import threading
+import weakref
 from asyncio import Handle
 from collections.abc import Callable
 from functools import partial
@@ -60,16 +61,14 @@ else:
 class Record(Handle):
     """One record of a poll, as an entry of the ready queue of its own; it runs as any handle does."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_queue",)
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], last: Callable[[], object]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], queue: uv.Loop) -> None:
         super().__init__(dispatch, (), loop, contextvars.Context())
-        self._last = last
+        self._queue = queue
 
     def __repr__(self) -> str:
-        last = self._last()
+        last = self._queue.last
         return f"<Handle {getattr(last, '__self__', last)!r}>"
 
 
@@ -78,14 +77,14 @@ class Batch(Record):
 
     It stands for the handles that a selector loop would have queued. Each record's callback enters a context
     of its own, so running this handle enters none: it is a call of `uv.Loop.dispatch` and nothing more.
+
+    The loop keeps it, so it must not keep the loop: a closed one is to go with its last reference, as asyncio's does.
     """
 
     __slots__ = ("_run",)
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], last: Callable[[], object]
-    ) -> None:
-        super().__init__(loop, dispatch, last)
+    def __init__(self, loop: asyncio.AbstractEventLoop, dispatch: Callable[[], None], queue: uv.Loop) -> None:
+        super().__init__(weakref.proxy(loop), dispatch, queue)
         self._run = dispatch  # type: ignore[method-assign]
 
 
@@ -95,17 +94,19 @@ class Selector:
     `process_events` is the function that takes what it finds, unless somebody has put his own in its place.
     """
 
-    __slots__ = ("get_key", "process_events", "select")
+    __slots__ = ("_loop", "process_events", "select")
 
-    def __init__(
-        self,
-        poll: Callable[[float | None], int],
-        key: Callable[[int], selectors.SelectorKey],
-        process_events: Callable[..., None],
-    ) -> None:
+    def __init__(self, loop: "Core", poll: Callable[[float | None], int], process_events: Callable[..., None]) -> None:
+        self._loop = weakref.ref(loop)  # weakly, as in a batch
         self.select = poll
-        self.get_key = key
         self.process_events = process_events
+
+    def get_key(self, fd: int) -> selectors.SelectorKey:
+        """Return who waits for `fd`, and for what; raises `KeyError` when nobody does."""
+        loop = self._loop()
+        if loop is None:
+            raise KeyError(fd)
+        return loop._selector_key(fd)
 
 
 class Core(Turns):
@@ -132,12 +133,12 @@ class Core(Turns):
             raise
         self._uv.backlog = self._ready
         self._uv.on_error = self._on_callback_error
-        self._selector: Selector | None = Selector(self._uv.poll, self._selector_key, Core._process_events)
+        self._selector: Selector | None = Selector(self, self._uv.poll, Core._process_events)
         # Not where somebody has put something of his own between the loop and its poll, and counts the looks.
         self._uv.skippable = self._selector.select
-        self._batch = Batch(self, self._uv.dispatch, self._last_callback)
+        self._batch = Batch(self, self._uv.dispatch, self._uv)
         # In debug mode each record is an entry of its own, so that a slow callback is named.
-        self._single = Batch(self, partial(self._uv.dispatch, 1), self._last_callback)
+        self._single = Batch(self, partial(self._uv.dispatch, 1), self._uv)
         if accelerator is not None:
             self._accelerate(self._uv, self._selector, self._batch, Core._process_events, Core._write_to_self)
 
@@ -150,7 +151,7 @@ class Core(Turns):
                 self._ready.appendleft(self._batch)
         elif Handle._run is not HANDLE_RUN:
             # A tool times each callback, or looks at it: it gets to see those of I/O too.
-            self._ready.extend(Record(self, self._single._run, self._last_callback) for _ in range(event_list + 1))
+            self._ready.extend(Record(self, self._single._run, self._uv) for _ in range(event_list + 1))
         elif self._debug:
             # What an interrupted batch has left would hand out the first of these before its turn.
             while self._single in self._ready:
@@ -165,9 +166,6 @@ class Core(Turns):
 
     def _write_to_self(self) -> None:
         self._uv.wake()
-
-    def _last_callback(self) -> object:
-        return self._uv.last
 
     def _on_callback_error(self, exc: BaseException) -> None:
         message = "Exception in a callback of the completion queue"
@@ -190,6 +188,7 @@ class Core(Turns):
         self._uv.flush()
         super().close()
         self._uv.close()
+        self._uv.on_error = self._uv.last = None  # both know this loop
         self._selector = None
 
 
