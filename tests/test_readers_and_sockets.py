@@ -427,3 +427,71 @@ async def test_sock_connect_says_what_is_wrong_with_a_port(port):
         sock.setblocking(False)
         with pytest.raises(OverflowError, match=r"^(connect\(\): )?port must be 0-65535\.$"):
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("what", ["reader", "writer", "transport", "pipe", "datagrams", "resumed"])
+async def test_what_is_there_when_watching_begins_is_told_in_the_next_turn_whatever_else_is_ready(what):
+    loop = asyncio.get_running_loop()
+    turns, told, ends = 0, [], []
+
+    class Tells(asyncio.Protocol):
+        def data_received(self, data):
+            told.append(turns)
+
+        def datagram_received(self, data, addr):
+            told.append(turns)
+
+        def connection_lost(self, exc):
+            pass
+
+    left, right = socket.socketpair(type=socket.SOCK_DGRAM if what == "datagrams" else socket.SOCK_STREAM)
+    left.setblocking(False)
+    right.send(b"x")
+    if what in ("transport", "resumed"):
+        transport, _ = await loop.connect_accepted_socket(Tells, left.dup())
+    elif what == "pipe":
+        reading, writing = os.pipe()
+        os.write(writing, b"x")
+        os.close(writing)
+        transport, _ = await loop.connect_read_pipe(Tells, open(reading, "rb", 0))  # noqa: SIM115
+    elif what == "datagrams":
+        transport, _ = await loop.create_datagram_endpoint(Tells, sock=left.dup())
+    else:
+        transport = None
+    if transport is not None:
+        transport.pause_reading()
+        ends.append(transport.close)
+        await asyncio.sleep(0.01)
+        told.clear()
+        right.send(b"x")
+
+    def chain():
+        nonlocal turns
+        turns += 1
+        if turns < 1000 and not told:
+            loop.call_soon(chain)
+
+    def begin():
+        loop.call_soon(chain)
+        if what == "reader":
+            loop.add_reader(left, lambda: told.append(turns))
+        elif what == "writer":
+            loop.add_writer(left, lambda: told.append(turns))
+        else:
+            transport.resume_reading()
+
+    # From the midst of a chain, of which a turn or two may have gone without a poll.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    loop.call_soon(begin)
+    async with asyncio.timeout(10):
+        while not told:
+            await asyncio.sleep(0)
+    assert told[0] <= 3
+    loop.remove_reader(left)
+    loop.remove_writer(left)
+    for end in ends:
+        end()
+    left.close()
+    right.close()
+    await asyncio.sleep(0.01)

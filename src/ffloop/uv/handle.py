@@ -61,6 +61,7 @@ class Handle:
 
     def _listen(self, kind: int, callback: Any) -> None:
         self._loop.callbacks[self._token << lib.FFLOOP_KIND_BITS | kind] = callback
+        self._loop.may_skip = 0  # what is there already is told in the next turn, however much else is to do
 
     def _ignore(self, kind: int) -> None:
         self._loop.callbacks.pop(self._token << lib.FFLOOP_KIND_BITS | kind, None)

@@ -40,6 +40,7 @@ class Poll(Handle):
         status = _start(self._c if self._c is not None else self._pointer(), events)
         if status < 0:
             raise os_error(status)
+        self._loop.may_skip = 0  # as in _listen()
 
     def stop(self) -> None:
         """Watch no more; what was already found ready is dropped."""

@@ -50,8 +50,10 @@ static int discard(PyObject *dict, PyObject *key) {
   return there < 0 ? -1 : 0;
 }
 
-/* Has `receiver` get what arrives, or learn of it where it is to stay in the kernel. Returns 0, libuv's error, or 1 with an exception. */
+/* Has `receiver` get what arrives, or learn of it where it is to stay in the kernel; what is there already, in the next turn. Returns 0, libuv's
+ * error, or 1 with an exception. */
 int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiver) {
+  Queue *queue = queue_of(state, tcp);
   int status;
 
   if (own_of(tcp)->handle == NULL) {
@@ -61,6 +63,8 @@ int tcp_read_start(State *state, PyObject *tcp, int only_watch, PyObject *receiv
   status = state->api->read_start(own_of(tcp)->handle, only_watch);
   if (status < 0)
     return status;
+  if (queue != NULL)
+    queue->may_skip = 0;
   Py_XSETREF(own_of(tcp)->receiver, Py_NewRef(receiver));
   return 0;
 }
