@@ -159,48 +159,59 @@ class Sending(State):
         if not data or self._writing:
             return
         self._first = b""
-        if self._more:
-            data += b"".join(self._more)
-            self._more.clear()
-            self._more_size = 0
         try:
-            sent = self._stream.try_write(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._fatal_error(exc, "Fatal write error on socket transport")
-            return
-        if sent != len(data):
-            self._send_later(memoryview(data)[sent:])
+            if self._more:
+                data += b"".join(self._more)
+                self._more.clear()
+                self._more_size = 0
+            try:
+                sent = self._stream.try_write(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent != len(data):
+                self._send_later(memoryview(data)[sent:])
+        except (OSError, MemoryError) as exc:
+            self._fail_write(exc)
 
     def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken."""
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
         # before, so that the protocol is resumed as soon as no more than that is left.
-        above = len(rest) - int(self._low_water)
-        portion = min(PORTION, above) if above > 0 else len(rest)
-        self._rest = rest[portion:]
-        self._writing = True
         try:
+            above = len(rest) - int(self._low_water)
+            portion = min(PORTION, above) if above > 0 else len(rest)
+            self._rest = rest[portion:]
+            self._writing = True
             self._stream.write(rest[:portion], self._on_written)
-        except OSError as exc:
-            self._writing = False
-            self._fatal_error(exc, "Fatal write error on socket transport")
+        except (OSError, MemoryError) as exc:
+            self._fail_write(exc)
+
+    def _fail_write(self, exc: BaseException) -> None:
+        """End the connection, whose peer has not got all that was written, and gets nothing of what comes after that."""
+        self._writing = False
+        self._first = self._rest = b""
+        self._more = None
+        self._more_size = 0
+        self._fatal_error(exc, "Fatal write error on socket transport")
 
     def _on_written(self, status: int) -> None:
         """Go on after the portion in flight has ended."""
         if self._conn_lost:
             return
-        if self._resuming:
-            # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
-            self._loop.call_soon(self._on_written, status)
-        else:
-            self._enter(self._write_more, status)
+        try:
+            if self._resuming:
+                # From inside of resume_writing(), which runs the loop: the next portion waits for its return.
+                self._loop.call_soon(self._on_written, status)
+            else:
+                self._enter(self._write_more, status)
+        except MemoryError as exc:
+            if self._conn_lost:
+                raise
+            self._fail_write(exc)  # this is not said again
 
     def _write_more(self, status: int) -> None:
         if status < 0:
-            self._writing = False
-            self._fatal_error(uv.os_error(status), "Fatal write error on socket transport")
+            self._fail_write(uv.os_error(status))
             return
         rest, self._rest = self._rest, b""
         self._writing = False

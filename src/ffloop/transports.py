@@ -134,11 +134,17 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
             server._attach()
             self._server = server
         self.set_protocol(protocol)
-        loop.call_soon(protocol.connection_made, self, context=self._own_context)
-        # Only once connection_made() has returned may data_received() be called.
-        loop.call_soon(self._start_reading)
-        if waiter is not None:
-            self._wake_soon(waiter)  # and only then may the creator go on
+        made = loop.call_soon(protocol.connection_made, self, context=self._own_context)
+        try:
+            # Only once connection_made() has returned may data_received() be called.
+            loop.call_soon(self._start_reading)
+            if waiter is not None:
+                self._wake_soon(waiter)  # and only then may the creator go on
+        except BaseException:
+            # Whoever gets that has no connection.
+            self._closing = True  # so that it does not read
+            made.cancel()
+            raise
 
     def _wake_soon(self, waiter: asyncio.Future[None]) -> None:
         self._loop.call_soon(set_unless_done, waiter)
@@ -163,13 +169,12 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
             self._loop.call_soon_threadsafe(self.close)
             return
         self._closing = True
+        self._flush()
+        if not self._writing and not self._conn_lost:
+            self._end_soon(None)
         self._stop_reading()
         if self._held:
             self._held.clear()
-        self._flush()
-        if not self._writing and not self._conn_lost:
-            self._conn_lost += 1
-            self._loop.call_soon(self._enter, self._call_connection_lost, None)
 
     def abort(self) -> None:
         """Close at once; what the kernel has not taken is lost. `connection_lost` is called with None."""
@@ -188,11 +193,19 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         self._more_size = 0
         self._rest = b""
         self._closing = True
+        self._end_soon(exc)
         self._stop_reading()
         if self._held:
             self._held.clear()
+
+    def _end_soon(self, exc: BaseException | None) -> None:
         self._conn_lost += 1
-        self._loop.call_soon(self._enter, self._call_connection_lost, exc)
+        try:
+            self._loop.call_soon(self._enter, self._call_connection_lost, exc)
+        except MemoryError:
+            self._conn_lost -= 1
+            self._closing = False  # whoever is told of this can close it again
+            raise
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         try:

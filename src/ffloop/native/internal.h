@@ -34,6 +34,7 @@ struct ffloop_loop {
   uint64_t iterations;    /* how often ffloop_run was called */
   int polling;            /* a thread is inside ffloop_run */
   int failed;             /* a record could not be stored: UV_ENOMEM */
+  struct ffloop_late *late, **late_end; /* completions that wait for the next batch, in order, and where the next one goes */
   int closed;             /* closing has begun */
   int finished;           /* closing is done: the memory can go */
 #ifdef __linux__
@@ -74,6 +75,19 @@ int ffloop_reserve(ffloop_loop *loop, size_t more);
 
 /* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */
 void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t status, int64_t payload);
+
+/* A completion for whose record there was no memory. */
+struct ffloop_late {
+  struct ffloop_late *next;
+  ffloop_record record;
+};
+
+/* Appends the record of what ends a request, and comes once: it is never lost. `request` is what the request lay in, which is freed; when memory is
+ * out the record lies there until the next batch. */
+void ffloop_complete(ffloop_loop *loop, void *request, int64_t token, int64_t kind, int64_t status, int64_t payload);
+
+/* Frees what a record carries, which nobody gets any more. */
+void ffloop_drop(const ffloop_record *record);
 
 /* Makes of a ffloop_peer at `from` the address that the system wants. */
 void ffloop_read_peer(const char *from, struct sockaddr_in6 *name);

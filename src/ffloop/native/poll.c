@@ -40,9 +40,11 @@ enum { LIBUV = 0 };
 /* Takes what is ready in our set, and what libuv has, if that is. */
 static void take_ready(ffloop_loop *loop, int timeout_ms) {
   struct epoll_event events[EVENTS_A_TURN];
-  int count = epoll_wait(loop->poll_set, events, EVENTS_A_TURN, timeout_ms);
+  /* No more than there is room for: what is watched for a single time would be lost. */
+  size_t room = ffloop_reserve(loop, 1) ? loop->capacity - loop->count : 0;
+  int count = room > 0 ? epoll_wait(loop->poll_set, events, room < EVENTS_A_TURN ? (int) room : EVENTS_A_TURN, timeout_ms) : 0;
   /* Of libuv there is one run a turn that brings something: each connection is read once. */
-  int run = loop->count == 0;
+  int run = loop->count == 0, is_ready = 0;
   int i;
 
   /* Whatever else was wrong with the set would be wrong the next time, too. */
@@ -56,10 +58,14 @@ static void take_ready(ffloop_loop *loop, int timeout_ms) {
       ffloop_append(loop, (int64_t) events[i].data.u64, FFLOOP_POLL, 0, mask);
       loop->watched++;
       loop->events++;
-    } else if (run) {
-      loop->last_read = NULL;
-      uv_run(&loop->uv, UV_RUN_NOWAIT);
+    } else {
+      is_ready = run;
     }
+  }
+  /* Last, as it takes of the room, too. */
+  if (is_ready) {
+    loop->last_read = NULL;
+    uv_run(&loop->uv, UV_RUN_NOWAIT);
   }
 }
 

@@ -77,6 +77,7 @@ ffloop_loop *ffloop_loop_new(size_t region_size, int *error) {
     goto free_memory;
   loop->region = loop->region_memory + FFLOOP_ALIGNMENT - (uintptr_t) loop->region_memory % FFLOOP_ALIGNMENT;
   loop->capacity = FIRST_RECORDS;
+  loop->late_end = &loop->late;
   loop->region_size = region_size;
 
   /* For the first loop of a process libuv makes what signals need, and aborts when it has no descriptors for that. */
@@ -157,12 +158,33 @@ int ffloop_loop_close(ffloop_loop *loop) {
  * ffloop_wake is left with a dead pointer. A loop that was never closed keeps its memory: libuv may
  * still use it. */
 void ffloop_loop_free(ffloop_loop *loop) {
+  struct ffloop_late *late;
+
   if (!loop->finished)
     return;
+  while ((late = loop->late) != NULL) {
+    ffloop_drop(&late->record);
+    loop->late = late->next;
+    free(late);
+  }
   uv_mutex_destroy(&loop->wake_lock);
   free(loop->records);
   free(loop->region_memory);
   free(loop);
+}
+
+/* Begins a batch with the completions that had no place in the last one. Returns whether there were any. */
+static int take_late(ffloop_loop *loop) {
+  struct ffloop_late *late;
+
+  while ((late = loop->late) != NULL && loop->count < loop->capacity) {
+    loop->records[loop->count++] = late->record;
+    loop->late = late->next;
+    free(late);
+  }
+  if (loop->late == NULL)
+    loop->late_end = &loop->late;
+  return loop->count > 0;
 }
 
 static void run_libuv(ffloop_loop *loop, int64_t timeout_ns) {
@@ -196,6 +218,8 @@ int ffloop_run(ffloop_loop *loop, int64_t timeout_ns) {
   loop->peers = 0;
   loop->iterations++;
   loop->polling = 1;
+  if (loop->late != NULL && take_late(loop))
+    timeout_ns = 0;
 #ifdef __linux__
   loop->watched = 0;
   if (loop->outer)
@@ -305,6 +329,22 @@ void ffloop_append(ffloop_loop *loop, int64_t token, int64_t kind, int64_t statu
   record->key = (int64_t) ((uint64_t) token << FFLOOP_KIND_BITS) | kind;
   record->status = status;
   record->payload = payload;
+}
+
+void ffloop_complete(ffloop_loop *loop, void *request, int64_t token, int64_t kind, int64_t status, int64_t payload) {
+  struct ffloop_late *late = request;
+
+  if (ffloop_reserve(loop, 1)) {
+    ffloop_append(loop, token, kind, status, payload);
+    free(request);
+    return;
+  }
+  late->next = NULL;
+  late->record.key = (int64_t) ((uint64_t) token << FFLOOP_KIND_BITS) | kind;
+  late->record.status = status;
+  late->record.payload = payload;
+  *loop->late_end = late;
+  loop->late_end = &late->next;
 }
 
 static const ffloop_api api = {

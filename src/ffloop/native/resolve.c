@@ -17,14 +17,13 @@
 static void on_getaddrinfo(uv_getaddrinfo_t *req, int status, struct addrinfo *list) {
   ffloop_loop *loop = req->loop->data;
 
-  if (loop->closed || !ffloop_reserve(loop, 1)) {
+  if (loop->closed) {
     /* Nobody will read the record: the loop was closed while a thread was looking the name up. */
     uv_freeaddrinfo(list);
-    loop->failed = 1;
+    free(req);
   } else {
-    ffloop_append(loop, (int64_t) (intptr_t) req->data, FFLOOP_GETADDRINFO, status, (int64_t) (intptr_t) list);
+    ffloop_complete(loop, req, (int64_t) (intptr_t) req->data, FFLOOP_GETADDRINFO, status, (int64_t) (intptr_t) list);
   }
-  free(req);
 }
 
 /* node and service may be NULL, not both. libuv copies them. */
@@ -80,8 +79,7 @@ static void on_getnameinfo(uv_getnameinfo_t *req, int status, const char *host, 
   ffloop_loop *loop = req->loop->data;
   ffloop_name *name = NULL;
 
-  if (loop->closed || !ffloop_reserve(loop, 1)) {
-    loop->failed = 1;
+  if (loop->closed) {
     free(req);
     return;
   }
@@ -94,8 +92,7 @@ static void on_getnameinfo(uv_getnameinfo_t *req, int status, const char *host, 
       snprintf(name->service, sizeof name->service, "%s", service);
     }
   }
-  ffloop_append(loop, (int64_t) (intptr_t) req->data, FFLOOP_GETNAMEINFO, status, (int64_t) (intptr_t) name);
-  free(req);
+  ffloop_complete(loop, req, (int64_t) (intptr_t) req->data, FFLOOP_GETNAMEINFO, status, (int64_t) (intptr_t) name);
 }
 
 /* host: a literal address, IPv6 if `ipv6`; UV_EINVAL when it is none. flags: NI_*. */
@@ -132,6 +129,15 @@ int ffloop_getnameinfo(ffloop_loop *loop, int64_t token, const char *host, int p
 
 void ffloop_name_free(int64_t name) {
   free((void *) (intptr_t) name);
+}
+
+void ffloop_drop(const ffloop_record *record) {
+  int64_t kind = record->key & ((1 << FFLOOP_KIND_BITS) - 1);
+
+  if (kind == FFLOOP_GETADDRINFO)
+    ffloop_addrinfo_free(record->payload);
+  else if (kind == FFLOOP_GETNAMEINFO)
+    ffloop_name_free(record->payload);
 }
 
 /* The resolver's own code for a status of libuv's, 0 when it is not a resolver's error. */

@@ -109,8 +109,7 @@ int64_t ffloop_try_write(uv_handle_t *stream, const char *base, size_t length) {
 }
 
 static void on_write(uv_write_t *req, int status) {
-  ffloop_append(FFLOOP_OF(req->handle), (int64_t) (intptr_t) req->data, FFLOOP_WRITE, status, 0);
-  free(req);
+  ffloop_complete(FFLOOP_OF(req->handle), req, (int64_t) (intptr_t) req->data, FFLOOP_WRITE, status, 0);
 }
 
 /* Queues base[offset : offset + length]; a FFLOOP_WRITE record follows, also when the handle is closed

@@ -130,12 +130,22 @@ static int take_facts(State *state, Part *part, PyObject *extra) {
   return 0;
 }
 
+/* Undoes what begin() has scheduled, for the exception that is set: whoever gets that has no connection. */
+static void take_back(PyObject *self, PyObject *handle) {
+  PyObject *exception = take_exception();
+
+  part_of(self)->closing = 1; /* so that it does not read, if that was scheduled as well */
+  if (tell(PyObject_CallMethod(handle, "cancel", NULL)) < 0)
+    PyErr_WriteUnraisable(handle);
+  restore_exception(exception);
+}
+
 /* What the constructor has left to do when it has the facts and the context. Each step can raise, and what was begun by then has the same
  * end as in PureStreamTransport.__init__. */
-static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *server) {
+static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream, PyObject *protocol, PyObject *server, PyObject *waiter) {
   Part *part = part_of(self);
-  PyObject *made;
-  int buffered;
+  PyObject *made, *handle = NULL;
+  int buffered, status;
 
   Py_XSETREF(part->first, Py_NewRef(state->empty_bytes));
   Py_XSETREF(part->rest, Py_NewRef(state->empty_bytes));
@@ -167,14 +177,21 @@ static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream,
   made = PyObject_GetAttr(protocol, state->str_connection_made);
   if (made != NULL) {
     PyObject *arguments[] = {loop, made, self, part->context};
-    int status = tell(PyObject_VectorcallMethod(state->str_call_soon, arguments, 3, state->only_context));
 
+    handle = PyObject_VectorcallMethod(state->str_call_soon, arguments, 3, state->only_context);
     Py_DECREF(made);
-    if (status < 0)
-      return -1;
   }
+  if (handle == NULL)
+    return -1;
   /* Only once connection_made() has returned may data_received() be called. */
-  return made == NULL ? -1 : call_soon(state, self, state->str_start_reading, NULL, NULL);
+  status = call_soon(state, self, state->str_start_reading, NULL, NULL);
+  /* And only then may the creator go on. */
+  if (status == 0 && waiter != Py_None)
+    status = tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
+  if (status < 0)
+    take_back(self, handle);
+  Py_DECREF(handle);
+  return status;
 }
 
 int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
@@ -192,10 +209,7 @@ int connection_init(PyObject *self, PyObject *args, PyObject *kwargs) {
   if (context == NULL)
     return -1;
   Py_XSETREF(part->context, context);
-  if (take_facts(state, part, extra) < 0 || begin(state, self, loop, stream, protocol, server) < 0)
-    return -1;
-  /* And only then may the creator go on. */
-  return waiter == Py_None ? 0 : tell(PyObject_CallMethod(self, "_wake_soon", "(O)", waiter));
+  return take_facts(state, part, extra) < 0 ? -1 : begin(state, self, loop, stream, protocol, server, waiter);
 }
 
 PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, const Names *names, PyObject *server,
@@ -225,7 +239,7 @@ PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObjec
   part->peername = Py_XNewRef(names->peer);
   part->peer_host = names->host;
   part->peer_port = names->peer == NULL ? names->port : 0;
-  if (begin(state, self, loop, stream, protocol, server) < 0)
+  if (begin(state, self, loop, stream, protocol, server, Py_None) < 0)
     Py_CLEAR(self);
   return self;
 }
@@ -403,19 +417,24 @@ static int close_connection(State *state, PyObject *self) {
   if (is_elsewhere(state, self))
     return tell(call_pure(self, state->str_close));
   STORE(part->closing, 1); /* is_closing() may be asked in any thread */
-  if (stop_reading(state, self, 0) < 0)
-    return -1;
-  if (is_held(part) && PyList_CheckExact(part->held) && PyList_SetSlice(part->held, 0, PyList_GET_SIZE(part->held), NULL) < 0)
-    return -1;
   if (stream_flush(state, self) < 0)
     return -1;
-  if (part->writing || part->conn_lost)
-    return 0;
-  part->conn_lost++;
-  lost = PyObject_GetAttr(self, state->str_call_connection_lost);
-  status = lost != NULL ? call_soon(state, self, state->str_enter, lost, Py_None) : -1;
-  Py_XDECREF(lost);
-  return status;
+  if (!part->writing && !part->conn_lost) {
+    part->conn_lost++;
+    lost = PyObject_GetAttr(self, state->str_call_connection_lost);
+    status = lost != NULL ? call_soon(state, self, state->str_enter, lost, Py_None) : -1;
+    Py_XDECREF(lost);
+    if (status < 0) {
+      part->conn_lost--;
+      STORE(part->closing, 0); /* whoever is told of this can close it again */
+      return -1;
+    }
+  }
+  if (stop_reading(state, self, 0) < 0)
+    return -1;
+  if (is_held(part))
+    PyList_SetSlice(part->held, 0, PyList_GET_SIZE(part->held), NULL); /* all of it, which cannot fail */
+  return 0;
 }
 
 static PyObject *close_from_python(PyObject *self, PyObject *unused) {
@@ -452,49 +471,52 @@ int connection_read_end(State *state, PyObject *self) {
   keep_open = PyObject_IsTrue(result);
   Py_DECREF(result);
   if (keep_open < 0)
-    return -1;
+    return stream_fatal(self, "Fatal error: protocol.eof_received() call failed.");
   /* Kept open, the protocol may go on writing; there is nothing left to read, for the next protocol neither. */
   return keep_open ? stop_reading(state, self, 1) : close_connection(state, self);
+}
+
+/* Keeps the exception of a step, if it is the first: the next step is taken all the same. */
+static void note(PyObject *self, int status, PyObject **failure) {
+  if (status < 0 && *failure == NULL)
+    *failure = take_exception();
+  else if (status < 0)
+    PyErr_WriteUnraisable(self);
 }
 
 static PyObject *call_connection_lost(PyObject *self, PyObject *exc) {
   Part *part = part_of(self);
   State *state = part->state;
   PyObject *server, *failure = NULL;
-  int status;
 
   if (part->protocol_connected && part->protocol != NULL) {
     PyObject *protocol = Py_NewRef(part->protocol);
 
-    if (tell(PyObject_CallMethodOneArg(protocol, state->str_connection_lost, exc)) < 0)
-      failure = take_exception();
+    note(self, tell(PyObject_CallMethodOneArg(protocol, state->str_connection_lost, exc)), &failure);
     Py_DECREF(protocol);
   }
-  status = part->empty_waiter != NULL && part->empty_waiter != Py_None ? tell(PyObject_CallMethod(self, "_fail_empty_waiter", NULL)) : 0;
-  if (status == 0 && is_tcp(state, part->stream)) {
+  if (part->empty_waiter != NULL && part->empty_waiter != Py_None)
+    note(self, tell(PyObject_CallMethod(self, "_fail_empty_waiter", NULL)), &failure);
+  if (is_tcp(state, part->stream)) {
     PyObject *stream = Py_NewRef(part->stream);
 
     part->writing = 0;
-    status = tcp_close(state, stream);
+    note(self, tcp_close(state, stream), &failure);
     Py_DECREF(stream);
-  } else if (status == 0) {
-    status = tell(PyObject_CallMethod(self, "_close_stream", NULL));
+  } else {
+    note(self, tell(PyObject_CallMethod(self, "_close_stream", NULL)), &failure);
   }
   part->ended = 1;
   Py_XSETREF(part->protocol, Py_NewRef(Py_None));
   server = part->server;
   part->server = Py_NewRef(Py_None);
-  if (status == 0 && server != NULL && server != Py_None)
-    status = server_detach(state, server);
+  if (server != NULL && server != Py_None)
+    note(self, server_detach(state, server), &failure);
   Py_XDECREF(server);
   if (failure != NULL) {
-    if (status < 0)
-      PyErr_WriteUnraisable(self);
     restore_exception(failure);
     return NULL;
   }
-  if (status < 0)
-    return NULL;
   Py_RETURN_NONE;
 }
 

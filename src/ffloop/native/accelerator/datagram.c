@@ -283,6 +283,9 @@ int datagram_flush(State *state, PyObject *self) {
         status = send_now(state, self, &queued, 1);
     }
     Py_DECREF(item);
+    /* What is left is not to be forgotten. The ring has room: who has come here to flush was in it. */
+    if (status < 0 && buffer->length > 0 && queue_of(state, endpoint) != NULL)
+      ready_append(queue_of(state, endpoint)->dirty, self);
   }
   return status;
 }

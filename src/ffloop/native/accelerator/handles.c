@@ -295,6 +295,15 @@ static int run_foreign(State *state, PyObject *handle) {
   return result == NULL ? -1 : 0;
 }
 
+/* Has a handle run next that could not, for want of memory for its context: it was accepted, and asyncio would have found out before that. In
+ * the ring is room for it, it was just taken from there. What exception is set stays. */
+static void put_back(const State *state, PyObject *handle) {
+  PyObject *loop = SLOT(handle, layout.loop);
+
+  if (loop != NULL && is_loop(state, loop) && ((EventLoop *) loop)->ready != NULL)
+    ready_append_left(((EventLoop *) loop)->ready, handle);
+}
+
 /* Calls what a handle is for. */
 static int call(State *state, PyObject *handle) {
   PyObject *callback, *args, *context, *result;
@@ -310,6 +319,7 @@ static int call(State *state, PyObject *handle) {
   context = Py_XNewRef(SLOT(handle, layout.context));
   Py_END_CRITICAL_SECTION();
   if (status < 0) {
+    put_back(state, handle);
     status = report(state, handle);
   } else if (callback == NULL || args == NULL || context == NULL || !PyTuple_CheckExact(args) || !PyContext_CheckExact(context)) {
     status = run_foreign(state, handle);

@@ -103,6 +103,10 @@ static int queue_due(EventLoop *self, PyObject *heap, double end) {
       return -1;
     if (when >= end || PyList_GET_SIZE(heap) == 0)
       return 0;
+    if (ready_reserve(self->ready, 1) < 0) { /* before it leaves the heap: it is in neither otherwise */
+      PyErr_NoMemory();
+      return -1;
+    }
     timer = timers_pop(self->state, heap);
     if (timer == NULL)
       return -1;

@@ -123,6 +123,9 @@ static PyObject *find_receiver(Queue *queue, const ffloop_record *record, int ki
   return found;
 }
 
+/* What hand_out() returns with the exception of a record for which there was no memory: nobody has got it. */
+enum { KEPT = -2 };
+
 /* Hands a record to whom it is for. */
 static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiver) {
   PyObject *callback, *done = NULL;
@@ -132,7 +135,7 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
     return 0; /* a wake-up: it has done what it was for */
   callback = find_receiver(queue, record, kind);
   if (callback == NULL)
-    return PyErr_Occurred() ? -1 : 0;
+    return PyErr_Occurred() ? KEPT : 0;
   if (kind == FFLOOP_READ && is_a(callback, queue->state->stream_type)) {
     status = stream_receive(queue->state, callback, record->status, record->payload);
   } else if (kind == FFLOOP_DATAGRAM && is_a(callback, queue->state->datagram_type)) {
@@ -140,11 +143,13 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
   } else {
     PyObject *args[2] = {PyLong_FromLongLong(record->status), PyLong_FromLongLong(record->payload)};
 
-    if (args[0] != NULL && args[1] != NULL)
+    status = KEPT;
+    if (args[0] != NULL && args[1] != NULL) {
       done = PyObject_Vectorcall(callback, args, 2, NULL);
+      status = done != NULL ? 0 : -1;
+    }
     Py_XDECREF(args[0]);
     Py_XDECREF(args[1]);
-    status = done != NULL ? 0 : -1;
     Py_XDECREF(done);
   }
   if (receiver != NULL)
@@ -160,15 +165,19 @@ int queue_dispatch(Queue *queue, Py_ssize_t most) {
   uint64_t serial = queue->serial;
   Py_ssize_t handed = 0;
   PyObject *receiver = NULL;
+  int status = 0;
 
   if (!queue->active)
     return 0;
-  while (handed != most && queue->serial == serial && queue->next < queue->count) {
+  while (status != KEPT && handed != most && queue->serial == serial && queue->next < queue->count) {
     ffloop_record record = queue->records[queue->next++];
 
     handed++;
-    if (hand_out(queue, &record, most < 0 ? NULL : &receiver) == 0)
+    status = hand_out(queue, &record, most < 0 ? NULL : &receiver);
+    if (status == 0)
       continue;
+    if (status == KEPT)
+      queue->next--; /* it comes again in the next turn, and the rest after it: bytes must not be lost in the midst of others */
     if (is_let_through() || queue->on_error == NULL || queue->on_error == Py_None) {
       /* The next poll does not wait for a rest that there is not. */
       if (queue->serial == serial && queue->next >= queue->count && is_let_through())
@@ -189,7 +198,7 @@ int queue_dispatch(Queue *queue, Py_ssize_t most) {
     }
   }
   if (most < 0 || handed == 0) {
-    if (queue->serial == serial)
+    if (queue->serial == serial && status != KEPT)
       queue->active = 0;
   } else {
     Py_XSETREF(queue->last, receiver != NULL ? receiver : Py_NewRef(Py_None));

@@ -9,6 +9,9 @@
 #include <unistd.h>
 #endif
 
+#define WRITE_FAILED "Fatal write error on socket transport"
+#define READ_FAILED "Fatal read error on socket transport"
+
 enum {
   CALM = 8,           /* as in stream_sending.py: turns with one write after which the next one is expected to be alone too */
   LARGE = 32 * 1024,  /* as in stream_receiving.py: above it bytes are read where they are to stay */
@@ -59,10 +62,10 @@ static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssi
   Py_XDECREF(whole);
   Py_XDECREF(view);
   if (rest == NULL)
-    return -1;
+    return stream_fatal(self, WRITE_FAILED); /* a part has gone, and the peer is not to take it for all */
   i = tell(PyObject_CallMethod(self, "_send_later", "O", rest));
   Py_DECREF(rest);
-  return i;
+  return i < 0 ? stream_fatal(self, WRITE_FAILED) : 0;
 }
 
 /* Hands the pieces to the kernel. They are the caller's references. */
@@ -99,7 +102,7 @@ static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
     if (error != EAGAIN && error != EWOULDBLOCK && error != EINTR) {
       errno = error;
       PyErr_SetFromErrno(PyExc_OSError);
-      return stream_fatal(self, "Fatal write error on socket transport");
+      return stream_fatal(self, WRITE_FAILED);
     }
     sent = 0;
   }
@@ -125,15 +128,14 @@ int stream_flush(State *state, PyObject *self) {
   } else if (more_count > 0) {
     PyObject *joined = PyObject_CallMethodOneArg(state->empty_bytes, state->str_join, more);
 
-    if (joined == NULL) {
-      replace(&part->first, pieces[0]);
-      return -1;
-    }
-    pieces[count++] = joined;
+    if (joined != NULL)
+      pieces[count++] = joined;
   }
   part->more_size = 0;
-  if (more_count > 0 && PyList_SetSlice(more, 0, more_count, NULL) < 0)
-    status = -1;
+  if (more_count > 0)
+    PyList_SetSlice(more, 0, PyList_GET_SIZE(more), NULL); /* all of it, which cannot fail */
+  if (PyErr_Occurred()) /* of joining them: what was accepted is not dropped without a word */
+    status = stream_fatal(self, WRITE_FAILED);
   else
     status = send_pieces(self, pieces, count);
   while (count > 0)
@@ -200,6 +202,7 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
       if (loop == NULL || loop->queue == NULL || ready_append(loop->queue->dirty, self) < 0) {
         if (!PyErr_Occurred())
           PyErr_SetString(PyExc_RuntimeError, "the transport's loop is gone");
+        replace(&part->first, Py_NewRef(state->empty_bytes)); /* nobody would ever send it, nor what comes after it */
         return -1;
       }
       if (at_once)
@@ -271,7 +274,8 @@ static int stream_end(State *state, PyObject *self) {
   if (connection_enter(state, self, &context, &was_blank) < 0) {
     /* It runs the loop from inside of data_received(). */
     PyErr_Clear();
-    return tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
+    status = tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
+    return status < 0 ? failed_delivery(self) : 0;
   }
   status = connection_read_end(state, self);
   if (connection_leave(state, self, context, was_blank) < 0 || status < 0)
@@ -296,12 +300,14 @@ static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t o
     return failed_delivery(self);
   data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
   if (data == NULL)
-    return -1;
+    return failed_delivery(self); /* it is nowhere else: what comes next must not take its place */
   protocol = Py_NewRef(part->protocol); /* which may close the connection */
   if (connection_enter(state, self, &context, &was_blank) < 0) {
     /* It runs the loop from inside of data_received(). */
     PyErr_Clear();
     status = tell(PyObject_CallMethod(self, "_set_aside", "LO", (long long) nread, data));
+    if (status < 0)
+      status = failed_delivery(self);
   } else {
     result = PyObject_CallMethodOneArg(protocol, state->str_data_received, data);
     Py_XDECREF(result);
@@ -338,7 +344,7 @@ static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t mos
       PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
                    Py_TYPE(buffer)->tp_name);
     Py_DECREF(buffer);
-    return stream_fatal(self, "Fatal read error on socket transport");
+    return stream_fatal(self, READ_FAILED);
   }
   Py_DECREF(buffer); /* the view keeps it */
   fd = descriptor(part_of(self));
@@ -364,14 +370,14 @@ static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t mos
       return 0;
     errno = error;
     PyErr_SetFromErrno(PyExc_OSError);
-    return stream_fatal(self, "Fatal read error on socket transport");
+    return stream_fatal(self, READ_FAILED);
   }
   part_of(self)->filled = nread;
   if (nread == 0)
     return connection_read_end(state, self);
   count = PyLong_FromSsize_t(nread);
   if (count == NULL)
-    return -1;
+    return stream_fatal(self, READ_FAILED);
   if (nread > MUCH && *until == 0)
     *until = monotonic_ns() + LONGEST_READING;
   error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));

@@ -93,7 +93,7 @@ PyObject *tcp_receiver(State *state, Queue *queue, int64_t token) {
 int tcp_close(State *state, PyObject *tcp) {
   uv_handle_t *handle = own_of(tcp)->handle;
   Queue *queue = queue_of(state, tcp);
-  PyObject *on_close;
+  PyObject *on_close, *failure = NULL;
   int status = 0;
 
   if (handle == NULL)
@@ -105,12 +105,18 @@ int tcp_close(State *state, PyObject *tcp) {
     PyObject *token = SLOT(tcp, layout.tcp_token);
 
     if ((queue->handles != NULL && discard(queue->handles, Py_XNewRef(token)) < 0) || discard(queue->callbacks, key_of(tcp, FFLOOP_WRITE)) < 0)
-      status = -1;
+      failure = take_exception(); /* for want of memory: the descriptor has its end all the same */
   }
   Py_CLEAR(own_of(tcp)->receiver);
-  if (status == 0 && on_close != NULL && on_close != Py_None)
+  if (on_close != NULL && on_close != Py_None)
     status = tell(PyObject_CallNoArgs(on_close));
   Py_XDECREF(on_close);
+  if (failure != NULL) {
+    if (status < 0)
+      PyErr_WriteUnraisable(tcp);
+    restore_exception(failure);
+    status = -1;
+  }
   Py_XSETREF(SLOT(tcp, layout.fd), PyLong_FromLong(-1)); /* somebody else's from here on */
   /* A socket that lingers is closed only when its peer has all. */
   Py_BEGIN_ALLOW_THREADS
