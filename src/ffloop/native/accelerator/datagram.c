@@ -284,7 +284,7 @@ int datagram_flush(State *state, PyObject *self) {
     }
     Py_DECREF(item);
     /* What is left is not to be forgotten. The ring has room: who has come here to flush was in it. */
-    if (status < 0 && buffer->length > 0 && queue_of(state, endpoint) != NULL)
+    if (status < 0 && PyErr_ExceptionMatches(PyExc_MemoryError) && buffer->length > 0 && queue_of(state, endpoint) != NULL)
       ready_append(queue_of(state, endpoint)->dirty, self);
   }
   return status;
