@@ -105,7 +105,11 @@ class Connections(Servers):
         context: contextvars.Context | None,
     ) -> StreamTransport:
         """Return a transport on `stream`, whose descriptor is `fd`."""
-        transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
+        try:
+            transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
+        except BaseException:
+            stream.close()  # there may be no transport that would
+            raise
         self._transports[fd] = weakref.ref(transport)
         return transport
 

@@ -140,18 +140,23 @@ class Sending(State):
     def _flush(self) -> None:
         """Hand what is queued to the kernel; what it does not take goes when it has room again."""
         buffer = self._buffer
-        while buffer and not self._blocked:
-            if len(buffer) == 1:
-                # The way of most datagrams.
-                data, addr, _ = buffer.popleft()
-                self._size = 0
-                self._alone = True
-                self._send_now(data, addr, True)
-            elif _can_go_together(buffer[0]):
-                self._send_together()
-            else:
-                data, addr, _ = self._pop()
-                self._send_now(data, addr, soon=True)
+        try:
+            while buffer and not self._blocked:
+                if len(buffer) == 1:
+                    # The way of most datagrams.
+                    data, addr, _ = buffer.popleft()
+                    self._size = 0
+                    self._alone = True
+                    self._send_now(data, addr, True)
+                elif _can_go_together(buffer[0]):
+                    self._send_together()
+                else:
+                    data, addr, _ = self._pop()
+                    self._send_now(data, addr, soon=True)
+        except MemoryError:
+            if buffer:
+                self._dirty.append(self)  # what is left is not to be forgotten
+            raise
 
     def _send_together(self) -> None:
         if self._udp.closed:

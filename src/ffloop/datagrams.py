@@ -93,11 +93,15 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         if self._closing:
             return
         self._closing = True
-        self._stop_reading()
-        self._held.clear()
-        self._flush()
-        if not self._blocked and not self._conn_lost:
-            self._lose(None)
+        try:
+            self._stop_reading()
+            self._held.clear()
+            self._flush()
+            if not self._blocked and not self._conn_lost:
+                self._lose(None)
+        except MemoryError:
+            self._closing = bool(self._conn_lost)  # else whoever is told of this can close it again
+            raise
 
     def abort(self) -> None:
         """Close at once; what is queued is lost. The protocol's `connection_lost` is called with None."""
@@ -109,14 +113,18 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         self._drop()
         self._stop_waiting()
         self._closing = True
+        self._lose(exc)
         self._stop_reading()
         self._held.clear()
-        self._lose(exc)
 
     def _lose(self, exc: BaseException | None) -> None:
         self._conn_lost += 1
+        try:
+            self._loop.call_soon(self._call_connection_lost, exc)
+        except MemoryError:
+            self._conn_lost -= 1  # it is not lost before that can be told
+            raise
         self._end_sending()
-        self._loop.call_soon(self._call_connection_lost, exc)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         try:

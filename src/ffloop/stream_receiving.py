@@ -117,7 +117,7 @@ class Receiving(State):
                 data = self._stream.try_read(size)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as exc:
+            except (OSError, MemoryError) as exc:  # after the latter, what was read may be nowhere
                 self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
                 return
             if data and len(data) < LARGE // 2:

@@ -104,7 +104,12 @@ class Sending(State):
         self._refusal = "Cannot call write() after write_eof()"
         self._flush()
         if not self._writing and not self._conn_lost and not self._stream.closed:
-            self._stream.shutdown()
+            try:
+                self._stream.shutdown()
+            except MemoryError:
+                self._eof = False  # whoever is told of this can call it again
+                self._refusal = None
+                raise
 
     def can_write_eof(self) -> bool:
         """Return True."""
@@ -187,7 +192,7 @@ class Sending(State):
             self._fail_write(exc)
 
     def _fail_write(self, exc: BaseException) -> None:
-        """End the connection, whose peer has not got all that was written, and gets nothing of what comes after that."""
+        """End the connection: the peer has not got all that was written, and gets nothing of what comes after that."""
         self._writing = False
         self._first = self._rest = b""
         self._more = None

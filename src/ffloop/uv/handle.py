@@ -23,14 +23,20 @@ class Handle:
     def __init__(self, loop: Loop, create: Any, *arguments: Any) -> None:
         """Create the handle with the C function `create`; raises the `OSError` that it reports."""
         error = loop.error
-        token = loop.new_token()
-        c = create(loop.pointer(), token, *arguments, error)
-        if c == ffi.NULL:
-            raise os_error(error[0])
-        self._c: Any = c
+        self._c: Any = None
         self._loop = loop
-        self._token = token
+        self._token = token = loop.new_token()
+        c = loop.pointer()
+        # First the loop gets to know it, which may fail for want of memory; then it owns what it is on.
         loop.handles[token] = self
+        try:
+            c = create(c, token, *arguments, error)
+            if c == ffi.NULL:
+                raise os_error(error[0])
+        except BaseException:
+            del loop.handles[token]
+            raise
+        self._c = c
 
     @property
     def closed(self) -> bool:

@@ -11,6 +11,8 @@ from .errors import os_error
 from .handle import Handle, check
 from .loop import Loop
 
+_write = lib.ffloop_write  # CFFI makes it when it is first looked up, which may fail for want of memory
+
 Buffer = bytes | bytearray | memoryview
 
 CAN_WATCH = os.name == "posix"
@@ -109,11 +111,14 @@ class Stream(Handle):
         in_flight = self._loop.in_flight
         if self._token in in_flight:
             raise RuntimeError("a write is in flight")
-        # All this before the call: a signal's handler can raise as soon as libuv has the memory.
-        in_flight[self._token] = memory = ffi.from_buffer("char[]", data)
+        # All this before the call: a signal's handler can raise as soon as libuv has the memory. Last what is undone
+        # when the write has ended.
+        memory = ffi.from_buffer("char[]", data)
+        size = len(memory)
         self._on_written = callback
         self._listen(lib.FFLOOP_WRITE, self._on_write)
-        status = lib.ffloop_write(c, memory, 0, len(memory))
+        in_flight[self._token] = memory
+        status = _write(c, memory, 0, size)
         if status < 0:
             del in_flight[self._token]
             raise os_error(status)

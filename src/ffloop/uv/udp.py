@@ -35,12 +35,14 @@ class Udp(Handle):
 
         A standard descriptor (0 to 2) gets another number. Raises `OSError`; then `fd` is still the caller's.
         """
-        super().__init__(loop, lib.ffloop_udp_open, fd)
-        self._fd = self.fileno()
+        self._fd = fd
         self.on_close: Callable[[], object] | None = None
         """Called before the descriptor is closed: for whoever has borrowed it."""
         self.peer_size = PEER.size
         """Bytes that tell who has sent a datagram."""
+        super().__init__(loop, lib.ffloop_udp_open, fd)
+        if fd <= 2:
+            self._fd = self.fileno()
 
     def recv_start(self, callback: Callable[[int, int], object]) -> None:
         """Call `callback(nread, payload)` for each datagram that arrives. For IPv4 and IPv6 only.
