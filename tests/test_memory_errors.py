@@ -165,12 +165,12 @@ def main():
 SCENARIOS = {
     "callbacks_and_timers": """
 def make(scenario):
-    loop, ran, accepted = scenario.loop, [0] * 45, [False] * 45
+    loop, ran, accepted = scenario.loop, [0] * 15, [False] * 15
     def run(index):
         ran[index] = 1
     soon, later, threadsafe = loop.call_soon, loop.call_later, loop.call_soon_threadsafe
     def begin():
-        for index in range(0, 45, 3):
+        for index in range(0, 15, 3):
             accepted[index] = scenario.call(soon, run, index) is not None
             accepted[index + 1] = scenario.call(later, 0, run, index + 1) is not None
             accepted[index + 2] = scenario.call(threadsafe, run, index + 2) is not None
