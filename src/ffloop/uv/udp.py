@@ -41,7 +41,7 @@ class Udp(Handle):
         self.peer_size = PEER.size
         """Bytes that tell who has sent a datagram."""
         super().__init__(loop, lib.ffloop_udp_open, fd)
-        if fd <= 2:
+        if int(fd) <= 2:
             self._fd = self.fileno()
 
     def recv_start(self, callback: Callable[[int, int], object]) -> None:
