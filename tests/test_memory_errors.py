@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 PRELUDE = """
-import _testcapi, asyncio, gc, os, signal, socket, sys, time, warnings
+import _testcapi, asyncio, functools, gc, os, shutil, signal, socket, sys, tempfile, threading, time, warnings
 import ffloop
 
 FACTORY = {"asyncio": asyncio.SelectorEventLoop, "ffloop": ffloop.new_event_loop}[sys.argv[1]]
@@ -32,12 +32,12 @@ class Scenario:
 
     def on_error(self, loop, context):
         self.told.append(context)
-        loop.stop()  # it may be the call of this that has failed
 
     def turn(self):
+        \"\"\"One turn. Not by run_forever(), which is asyncio's: what it sets it does not always take back.\"\"\"
         try:
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
+            self.loop.call_soon(int)  # so that it does not wait
+            self.loop._run_once()
         except MemoryError:
             self.told.append("out of the loop")
 
@@ -105,11 +105,20 @@ def connected(scenario, factory):
         scenario.loop.connect_accepted_socket(lambda: factory(scenario), right))
     return Peer(left), protocol
 
+def run(loop):
+    asyncio._set_running_loop(loop)
+    loop._thread_id = threading.get_ident()
+
+def stop(loop):
+    asyncio._set_running_loop(None)
+    loop._thread_id = None
+
 def child(number):
     signal.alarm(10)
     before = len(os.listdir("/proc/self/fd"))
     scenario = Scenario()
     begin, check = make(scenario)
+    run(scenario.loop)
     _testcapi.set_nomemory(number, number + 1)
     try:
         begin()
@@ -126,6 +135,7 @@ def child(number):
     seen = []
     scenario.loop.call_later(0, seen.append, 1)
     scenario.until("the loop is dead", lambda: seen)
+    stop(scenario.loop)
     scenario.loop.close()
     gc.collect()
     left_open = len(os.listdir("/proc/self/fd")) - before
@@ -138,8 +148,10 @@ def main():
     first = Scenario()  # what the first loop of a process makes stays
     for _ in range(2):
         begin, check = make(first)
+        run(first.loop)
         begin()
         check()
+        stop(first.loop)
     first.loop.close()
     number, done, failures = 0, False, []
     while not done and number < 1000 and len(failures) < 5:
@@ -302,7 +314,42 @@ def make(scenario):
             scenario.until("a client gets neither an answer nor the end", peer.has_all)
             peer.sock.close()
         server.close()
-        scenario.loop.run_until_complete(asyncio.wait_for(server.wait_closed(), LIMIT))
+        scenario.until("the server has a connection that is none", lambda: not server._active_count)
+    return begin, check
+""",
+    "clients": """
+# Without tasks, and without functions that are made on the way: CPython itself loses those, or crashes.
+def make(scenario):
+    loop, factory, folder = scenario.loop, functools.partial(Protocol, scenario), tempfile.mkdtemp()
+    path = os.path.join(folder, "socket")
+    listening = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
+    listening[1].bind(path)
+    listening[1].listen()
+    host, port = listening[0].getsockname()
+    made = []
+    def step(coroutine):
+        try:
+            coroutine.send(None)
+            return False
+        except StopIteration as stop:
+            made.append(stop.value)
+        return True
+    def begin():
+        for connect in loop.create_connection(factory, host, port), loop.create_unix_connection(factory, path):
+            for _ in range(8):
+                if scenario.call(step, connect) is not False:
+                    break
+                scenario.turn()
+            connect.close()
+    def check():
+        assert len(made) == 2 or scenario.told, "a connection is neither made nor refused"
+        for transport, protocol in made:
+            transport.close()
+            scenario.until("the connection does not end", protocol.is_lost)
+        made.clear()
+        for sock in listening:
+            sock.close()
+        shutil.rmtree(folder)
     return begin, check
 """,
 }
@@ -324,4 +371,4 @@ def test_an_allocation_that_fails_costs_what_needed_it_and_nothing_more(kind, sc
     text = PRELUDE + SCENARIOS[scenario] + "\nmain()\n"
     done = subprocess.run([sys.executable, "-c", text, kind], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) > 10  # it has done something
+    assert int(done.stdout.split()[-1]) > 3  # it has allocated something

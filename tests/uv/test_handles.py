@@ -580,6 +580,32 @@ def test_the_record_array_may_move_when_exactly_as_many_records_come_as_it_held(
         peer.close()
 
 
+@pytest.mark.parametrize("others", [1, 15, 200, 230, 250])
+def test_the_record_array_may_move_for_records_that_might_have_come(loop, others):
+    # Datagrams are received up to 32 at a time, and as much room is made before anybody knows how many there are.
+    got = []
+    signals = [uv.Async(loop, lambda *_, number=number: got.append(number)) for number in range(others)]
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    name = sock.getsockname()
+    udp = uv.Udp(loop, sock.detach())
+    udp.recv_start(lambda nread, payload: got.append(bytes(udp.received(nread, payload)[0])))
+    left, right = socket.socketpair()
+    poll = uv.Poll(loop, left.fileno())
+    poll.start(uv.READABLE, lambda status, events: got.append(left.recv(10)))
+    with left, right, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for turn in range(6):
+            got.clear()
+            for signal in signals if turn % 2 == 0 else signals[:3]:
+                signal.send()
+            sender.sendto(b"datagram", name)
+            right.send(b"bytes")
+            wanted = [*range(others if turn % 2 == 0 else min(others, 3)), b"datagram", b"bytes"]
+            run_until(loop, lambda wanted=wanted: len(got) >= len(wanted))
+            assert sorted(got, key=repr) == sorted(wanted, key=repr)
+        poll.close()
+
+
 def test_loops_closed_in_many_threads_with_names_being_looked_up_do_not_meet():
     def work():
         for _ in range(10):

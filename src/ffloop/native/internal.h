@@ -70,7 +70,9 @@ static inline void ffloop_use_region(ffloop_loop *loop, size_t size) {
   loop->region_used = (loop->region_used + size + FFLOOP_ALIGNMENT - 1) / FFLOOP_ALIGNMENT * FFLOOP_ALIGNMENT;
 }
 
-/* Makes room for so many more records. Returns 0 when memory is out. */
+/* Makes room for so many more records. Returns 0 when memory is out. The array may move, but not for a batch of a few: of that the pure speed
+ * does not ask where it is (uv/loop.py). */
+enum { FFLOOP_SMALL_BATCH = 16 };
 int ffloop_reserve(ffloop_loop *loop, size_t more);
 
 /* Appends a record. When memory is out the batch is marked as failed, which ffloop_run reports. */

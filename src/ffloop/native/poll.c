@@ -40,8 +40,8 @@ enum { LIBUV = 0 };
 /* Takes what is ready in our set, and what libuv has, if that is. */
 static void take_ready(ffloop_loop *loop, int timeout_ms) {
   struct epoll_event events[EVENTS_A_TURN];
-  /* No more than there is room for: what is watched for a single time would be lost. */
-  size_t room = ffloop_reserve(loop, 1) ? loop->capacity - loop->count : 0;
+  /* No more than there is room for: what is watched for a single time would be lost. Where this runs inside of libuv, others have taken of it. */
+  size_t room = ffloop_reserve(loop, loop->count > FFLOOP_SMALL_BATCH ? EVENTS_A_TURN : 1) ? loop->capacity - loop->count : 0;
   int count = room > 0 ? epoll_wait(loop->poll_set, events, room < EVENTS_A_TURN ? (int) room : EVENTS_A_TURN, timeout_ms) : 0;
   /* Of libuv there is one run a turn that brings something: each connection is read once. */
   int run = loop->count == 0, is_ready = 0;

@@ -172,7 +172,8 @@ class Loop:
 
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
-        self._records = memoryview(ffi.buffer(lib.ffloop_records(self._c), RECORD.size * length))
+        self._array = lib.ffloop_records(self._c)
+        self._records = memoryview(ffi.buffer(self._array, RECORD.size * length))
         self._mapped = length
         # Slicing costs as much as unpacking a record: most batches are small.
         self._small = [self._records[: RECORD.size * found] for found in range(17)]
@@ -244,13 +245,12 @@ class Loop:
         return found
 
     def _take(self, found: int) -> None:
-        # The array moves when it has grown, and it grows when it was full: then there are as many records as were
-        # mapped, or more.
-        if found >= self._mapped:
-            self._map_records(found)
-        elif found < 0:
+        if found < 0:
             self._map_records(256)
             raise MemoryError("out of memory for a record of the completion queue")
+        # The array moves when it grows, which it does before a few more records than came might not fit.
+        if found > self._mapped or lib.ffloop_records(self._c) != self._array:
+            self._map_records(max(found, 256))
         if found:
             self._batch = RECORD.iter_unpack(self._records[: RECORD.size * found])
 

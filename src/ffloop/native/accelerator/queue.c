@@ -123,8 +123,12 @@ static PyObject *find_receiver(Queue *queue, const ffloop_record *record, int ki
   return found;
 }
 
-/* What hand_out() returns with the exception of a record for which there was no memory: nobody has got it. */
+/* What hand_out() returns with the MemoryError of a record that nobody has got. */
 enum { KEPT = -2 };
+
+static int kept(void) {
+  return PyErr_ExceptionMatches(PyExc_MemoryError) ? KEPT : -1;
+}
 
 /* Hands a record to whom it is for. */
 static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiver) {
@@ -135,7 +139,7 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
     return 0; /* a wake-up: it has done what it was for */
   callback = find_receiver(queue, record, kind);
   if (callback == NULL)
-    return PyErr_Occurred() ? KEPT : 0;
+    return PyErr_Occurred() ? kept() : 0;
   if (kind == FFLOOP_READ && is_a(callback, queue->state->stream_type)) {
     status = stream_receive(queue->state, callback, record->status, record->payload);
   } else if (kind == FFLOOP_DATAGRAM && is_a(callback, queue->state->datagram_type)) {
@@ -143,10 +147,11 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
   } else {
     PyObject *args[2] = {PyLong_FromLongLong(record->status), PyLong_FromLongLong(record->payload)};
 
-    status = KEPT;
     if (args[0] != NULL && args[1] != NULL) {
       done = PyObject_Vectorcall(callback, args, 2, NULL);
       status = done != NULL ? 0 : -1;
+    } else {
+      status = kept();
     }
     Py_XDECREF(args[0]);
     Py_XDECREF(args[1]);
@@ -176,7 +181,7 @@ int queue_dispatch(Queue *queue, Py_ssize_t most) {
     status = hand_out(queue, &record, most < 0 ? NULL : &receiver);
     if (status == 0)
       continue;
-    if (status == KEPT)
+    if (status == KEPT && queue->serial == serial)
       queue->next--; /* it comes again in the next turn, and the rest after it: bytes must not be lost in the midst of others */
     if (is_let_through() || queue->on_error == NULL || queue->on_error == Py_None) {
       /* The next poll does not wait for a rest that there is not. */

@@ -114,7 +114,7 @@ int stream_flush(State *state, PyObject *self) {
   Part *part = part_of(self);
   PyObject *pieces[MOST_PIECES], *more;
   Py_ssize_t i, more_count;
-  int count = 0, status;
+  int count = 0, is_whole = 1, status;
 
   if (part->first == NULL || part->writing || !PyBytes_CheckExact(part->first) || PyBytes_GET_SIZE(part->first) == 0)
     return 0;
@@ -128,16 +128,15 @@ int stream_flush(State *state, PyObject *self) {
   } else if (more_count > 0) {
     PyObject *joined = PyObject_CallMethodOneArg(state->empty_bytes, state->str_join, more);
 
-    if (joined != NULL)
+    is_whole = joined != NULL;
+    if (is_whole)
       pieces[count++] = joined;
   }
   part->more_size = 0;
   if (more_count > 0)
     PyList_SetSlice(more, 0, PyList_GET_SIZE(more), NULL); /* all of it, which cannot fail */
-  if (PyErr_Occurred()) /* of joining them: what was accepted is not dropped without a word */
-    status = stream_fatal(self, WRITE_FAILED);
-  else
-    status = send_pieces(self, pieces, count);
+  /* What was accepted is not dropped without a word. */
+  status = is_whole ? send_pieces(self, pieces, count) : stream_fatal(self, WRITE_FAILED);
   while (count > 0)
     Py_DECREF(pieces[--count]);
   return status;
