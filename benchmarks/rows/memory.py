@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..row import served
 from .tcp import Echo, echo_streams, serve_protocol, serve_streams
+from .tls import serve_tls
 
 OPTIONS = {"mode": "hold", "connections": 10_000, "unit": "connections/MiB"}
 
@@ -18,3 +19,9 @@ async def idle_rss() -> str:
 async def idle_rss_streams() -> str:
     """Resident memory of 10,000 idle streams connections, after one echo each."""
     return await serve_streams(echo_streams)
+
+
+@served("memory", b"x" * 64, 64, **{**OPTIONS, "connections": 1000})
+async def idle_rss_tls() -> str:
+    """Resident memory of 1,000 idle TLS connections, after one echo each."""
+    return await serve_tls(Echo)

@@ -13,12 +13,22 @@ from .tcp import BACKLOG, KIB, Echo, keep
 GROUP = "pipes and datagrams"
 
 
-@served(GROUP, b"x" * KIB, KIB, connections=10, unit="requests/s", quick=True)
-async def unix_1k_c10() -> str:
-    """Unix socket Protocol echo, 1 KiB, 10 connections."""
+async def serve_unix() -> str:
     path = os.path.join(tempfile.mkdtemp(), "socket")
     keep.append(await asyncio.get_running_loop().create_unix_server(Echo, path, backlog=BACKLOG))
     return f"unix:{path}"
+
+
+@served(GROUP, b"x" * KIB, KIB, connections=10, unit="requests/s", quick=True)
+async def unix_1k_c10() -> str:
+    """Unix socket Protocol echo, 1 KiB, 10 connections."""
+    return await serve_unix()
+
+
+@served(GROUP, b"x" * 64, 64, mode="churn", connections=10, unit="connections/s")
+async def churn_unix() -> str:
+    """Connect to a Unix socket, one 64-byte echo, close; 10 at a time (Protocol)."""
+    return await serve_unix()
 
 
 class PipeEcho(asyncio.Protocol):

@@ -51,3 +51,9 @@ async def tls_bulk_recv() -> str:
 async def tls_bulk_send() -> str:
     """The server sends through TLS, in writes of 1 MiB with flow control."""
     return await serve_tls(Source)
+
+
+@served(GROUP, b"x" * 64, 64, mode="churn", connections=10, unit="connections/s")
+async def churn_tls() -> str:
+    """Connect with TLS, one 64-byte echo, close; 10 at a time (Protocol)."""
+    return await serve_tls(Echo)
