@@ -790,3 +790,57 @@ def test_one_sender_that_never_stops_does_not_keep_the_others_waiting(loop):
     assert turns <= 2
     peer.close()
     flooder.close()
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kind", [uv.Tcp, uv.Udp, uv.Timer])
+def test_a_handle_is_the_loops_when_a_signals_handler_raises_as_it_was_made(kind, monkeypatch):
+    loop = uv.Loop()
+    real = uv.Handle.__init__
+
+    def __init__(self, loop, create, *arguments):
+        def interrupted(*arguments):
+            create(*arguments)
+            raise Interrupted
+
+        real(self, loop, interrupted, *arguments)
+
+    left, right = socket.socketpair(type=socket.SOCK_DGRAM if kind is uv.Udp else socket.SOCK_STREAM)
+    fd = left.detach()
+    with monkeypatch.context() as patches:
+        patches.setattr(uv.Handle, "__init__", __init__)
+        with pytest.raises(Interrupted):
+            kind(loop, *(() if kind is uv.Timer else (fd,)))
+    (handle,) = loop.handles.values()
+    assert not handle.closed
+    if kind is uv.Timer:
+        os.close(fd)
+    else:
+        assert handle.fileno() == fd
+    loop.close()
+    assert handle.closed
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    right.close()
+
+
+def test_a_stream_can_be_closed_as_soon_as_the_loop_knows_it(monkeypatch):
+    """When a signal's handler raises in the midst of its constructor, the loop's end closes it."""
+    loop = uv.Loop()
+    real = uv.Handle.__init__
+
+    def interrupted(*arguments):
+        real(*arguments)
+        raise Interrupted
+
+    left, right = socket.socketpair()
+    with monkeypatch.context() as patches, right:
+        patches.setattr(uv.Handle, "__init__", interrupted)
+        with pytest.raises(Interrupted):
+            uv.Tcp(loop, left.detach())
+        loop.close()
+        right.settimeout(10)
+        assert right.recv(1) == b""

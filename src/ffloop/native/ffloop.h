@@ -78,6 +78,7 @@ int ffloop_timer_stop(uv_handle_t *timer);
 uv_handle_t *ffloop_async_new(ffloop_loop *loop, int64_t token, int *error);
 int ffloop_async_send(uv_handle_t *async);
 void ffloop_handle_close(uv_handle_t *handle);
+uv_handle_t *ffloop_handle_find(ffloop_loop *loop, int64_t token);
 
 /* stream.c */
 uv_handle_t *ffloop_tcp_open(ffloop_loop *loop, int64_t token, int64_t fd, int nodelay, int *error);

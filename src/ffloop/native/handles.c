@@ -40,6 +40,27 @@ void ffloop_handle_close(uv_handle_t *handle) {
 #endif
 }
 
+struct search {
+  int64_t token;
+  uv_handle_t *found;
+};
+
+static void compare(uv_handle_t *handle, void *arg) {
+  struct search *search = arg;
+
+  /* A poll owns nothing, and is known by what it lies in. */
+  if (handle->type != UV_POLL && FFLOOP_TOKEN(handle) == search->token && !uv_is_closing(handle))
+    search->found = handle;
+}
+
+/* The open handle of libuv's that has the token, NULL if there is none. Looks at all of them. */
+uv_handle_t *ffloop_handle_find(ffloop_loop *loop, int64_t token) {
+  struct search search = {token, NULL};
+
+  uv_walk(&loop->uv, compare, &search);
+  return search.found;
+}
+
 int ffloop_check_open(const uv_handle_t *handle) {
 #ifndef _WIN32
   uv_os_fd_t fd;

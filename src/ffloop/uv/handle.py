@@ -34,7 +34,10 @@ class Handle:
             if c == ffi.NULL:
                 raise os_error(error[0])
         except BaseException:
-            del loop.handles[token]
+            # When a signal's handler has raised as soon as it was made, it is there, and owns its descriptor.
+            self._c = lib.ffloop_handle_find(loop.pointer(), token) or None
+            if self._c is None:
+                del loop.handles[token]
             raise
         self._c = c
 

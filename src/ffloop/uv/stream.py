@@ -29,10 +29,11 @@ class Stream(Handle):
 
     def __init__(self, loop: Loop, create: Any, fd: int, *arguments: Any) -> None:
         """Take over `fd` with the C function `create`; raises the `OSError` that it reports, and leaves `fd` alone."""
-        super().__init__(loop, create, fd, *arguments)
+        # All this before the loop gets to know it, and may close it: a signal's handler can raise at any moment.
         self._fd = fd
         self.on_close: Callable[[], object] | None = None
         """Called before the descriptor is closed: for whoever has borrowed it."""
+        super().__init__(loop, create, fd, *arguments)
 
     def read_start(self, callback: Callable[[int, int], object]) -> None:
         """Call `callback(nread, offset)` for what arrives.
