@@ -503,6 +503,7 @@ async def test_all_errors_are_a_group_for_a_single_address_too(no_leaks):
     with pytest.raises(ExceptionGroup, match="create_connection failed") as caught:
         await loop.create_connection(asyncio.Protocol, "127.0.0.1", free_port(), all_errors=True)
     assert [type(error) for error in caught.value.exceptions] == [ConnectionRefusedError]
+    assert repr(caught.value).startswith("ExceptionGroup('create_connection failed', [ConnectionRefusedError(")
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

@@ -132,6 +132,47 @@ async def test_a_tools_own_functions_in_the_socket_module_are_asked(monkeypatch)
     await server.wait_closed()
 
 
+INET = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+
+
+@pytest.mark.parametrize("all_errors", [False, True])
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda port: [(*INET, ("localhost", port))],
+        lambda port: [[*INET, ["127.0.0.1", str(port)]]],
+        lambda port: ((*INET, (b"127.0.0.1", port)),),
+        lambda port: [(77, 77, 77, "", None), (*INET, ("127.0.0.1", port))],
+    ],
+    ids=["a name", "lists", "bytes", "a family of its own"],
+)
+async def test_a_tool_may_give_addresses_that_the_system_never_does(found, all_errors, monkeypatch, no_leaks):
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, *args, **kwargs):
+        return found(port) if host == "known.to.the.tool" else real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, "known.to.the.tool", port, all_errors=all_errors)
+    assert transport.get_extra_info("peername") == ("127.0.0.1", port)
+    transport.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("all_errors", [False, True])
+@pytest.mark.parametrize("found", [[], None], ids=repr)
+async def test_a_tool_may_give_no_address(found, all_errors, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+    with pytest.raises(OSError, match=r"getaddrinfo\(\) returned empty list"):
+        await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, "known.to.the.tool", 1, all_errors=all_errors
+        )
+
+
 async def test_many_lookups_at_once_are_all_answered():
     loop = asyncio.get_running_loop()
     lookups = [loop.getaddrinfo("localhost", port, type=socket.SOCK_STREAM) for port in range(1, 50)]

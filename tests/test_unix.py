@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import pathlib
 import socket
@@ -213,3 +214,36 @@ async def test_a_socket_that_is_there_already_is_used(folder):
     await asyncio.sleep(0.01)
     server.close()
     await server.wait_closed()
+
+
+@ffloop_only
+async def test_an_interrupt_while_a_connection_is_waited_for_closes_no_descriptor_twice(folder, monkeypatch, no_leaks):
+    """A signal's handler may raise right after the call that has made an object of the descriptor."""
+
+    class Interrupted(BaseException):
+        pass
+
+    class SocketType(socket.SocketType):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            if len(arguments) == 4:
+                raise Interrupted
+
+    path = os.path.join(folder, "socket")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(0)
+    waiting = socket.socket(socket.AF_UNIX)  # nobody accepts it, and there is no room for another one
+    waiting.connect(path)
+    monkeypatch.setattr(socket, "SocketType", SocketType)
+    numbers = []
+    try:
+        await asyncio.get_running_loop().create_unix_connection(asyncio.Protocol, path)
+    except Interrupted:
+        numbers += [os.open(folder, os.O_RDONLY) for _ in range(3)]  # one of them has the number by now
+    gc.collect()
+    assert len(numbers) == 3
+    for number in numbers:
+        os.close(number)
+    waiting.close()
+    listening.close()

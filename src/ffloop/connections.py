@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .resolver import known_address
+from .resolver import GETADDRINFO, known_address
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import INTERNET, NONBLOCK, Sockets, check_ssl_socket, connect, name_of, two_turns
 from .speed import accelerator
@@ -291,8 +291,10 @@ class Connections(Servers):
     async def _until_named(self, fd: int, info: uv.Address) -> tuple[Any, Any]:
         """Wait until `fd` is connected to the address in `info`; return its own name, and its peer's."""
         family, kind, proto, _, address = info
-        sock = socket.SocketType(family, kind, proto, fd)
+        sock = socket.SocketType.__new__(socket.SocketType)
         try:
+            # In here: when a signal's handler raises, the descriptor is to have one owner.
+            socket.SocketType.__init__(sock, family, kind, proto, fd)
             await self._until_connected(sock, address)
             return name_of(sock.getsockname), name_of(sock.getpeername)
         finally:
@@ -433,10 +435,10 @@ class Connections(Servers):
                 sock.setblocking(False)
             if local is not None:
                 _bind_local(sock, local)
-            if getattr(self.sock_connect, "__func__", None) is Sockets.sock_connect:
+            if is_all_own(self):
                 await self._connect(sock, address)
             else:
-                await self.sock_connect(sock, address)  # a program's own
+                await self.sock_connect(sock, address)  # a program's own, or a name that it has put for an address
         except OSError as exc:
             if sock is not None:
                 sock.close()
@@ -522,6 +524,7 @@ def is_all_own(loop: Any) -> bool:
         _parts_of(loop.__class__) == _PARTS
         and socket.socket is _SOCKET
         and _SOCKET.connect is _SOCKET_CONNECT
+        and socket.getaddrinfo is GETADDRINFO  # which gives literals; a tool's own may give anything
         and not loop._overridden
     )
 
@@ -535,7 +538,7 @@ def close_all(owned: list[int]) -> None:
 def failure_of(errors: Sequence[OSError], all_errors: bool) -> Exception:
     """Return what `create_connection` raises when each address has failed in its way."""
     if all_errors:
-        return ExceptionGroup("create_connection failed", errors)
+        return ExceptionGroup("create_connection failed", [*errors])
     if len({str(error) for error in errors}) == 1:
         return errors[0]
     return OSError(f"Multiple exceptions: {', '.join(str(error) for error in errors)}")

@@ -15,7 +15,7 @@ from . import uv
 from .core import Core
 from .turns import if_from
 
-_GETADDRINFO: Any = if_from(socket, socket.getaddrinfo)
+GETADDRINFO: Any = if_from(socket, socket.getaddrinfo)
 """The socket module's own, if it was that when this was imported."""
 
 
@@ -38,7 +38,7 @@ class Resolver(Core):
         """
         if self._closed:
             self._check_closed()
-        if socket.getaddrinfo is not _GETADDRINFO:
+        if socket.getaddrinfo is not GETADDRINFO:
             # A tool has put its own names there, or chooses among those of the system.
             replaced: list[uv.Address] = await super().getaddrinfo(  # type: ignore[assignment]
                 host, port, family=family, type=type, proto=proto, flags=flags
@@ -54,7 +54,7 @@ class Resolver(Core):
             names = _encoded.__wrapped__(host, port)
         # Whatever libuv cannot be asked (wrong types, numbers that are no port) the system is: it has an answer of its
         # own to each, or a complaint.
-        lookup: Any = partial(_GETADDRINFO, host, port, family, type, proto, flags)
+        lookup: Any = partial(GETADDRINFO, host, port, family, type, proto, flags)
         if names is None:
             # Where nothing is looked up, nothing can block.
             return lookup() if is_literal(host) and is_number(port) else await self.run_in_executor(None, lookup)
