@@ -1177,6 +1177,74 @@ async def test_a_protocol_with_a_buffer_is_asked_for_it_before_an_end_that_came_
 
 
 @pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+@pytest.mark.parametrize("action", ["write", "close", "abort"])
+async def test_a_protocol_whose_finalizer_uses_the_transport_ends_no_more_than_that_connection(action):
+    """Both are garbage at once, and the transport's finalizer may have been first."""
+    told = []
+
+    class Late:
+        def __del__(self):
+            getattr(self.transport, action)(*([b"x"] if action == "write" else []))
+
+    class Forgotten(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+            self.first, self.last = Late(), Late()
+            self.first.transport = self.last.transport = transport
+
+        def connection_lost(self, exc):
+            told.append(exc)
+
+    transport, protocol, peer = await pair(Forgotten)
+    transport.pause_reading()
+    del transport, protocol
+    await asyncio.sleep(0)
+    collect()
+    await until(lambda: told)
+    assert isinstance(told[0], OSError if action == "write" else type(None))
+    assert len(told) == 1
+    peer.close()
+
+
+@ffloop_only
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+async def test_a_server_counts_a_connection_once_that_is_closed_after_it_was_collected():
+    """For ffloop alone: what asyncio's wait_closed() waits for depends on the version."""
+
+    class Forgotten(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.pause_reading()
+            self.transport = transport
+
+        def __del__(self):
+            self.transport.close()
+
+        def connection_lost(self, exc):
+            events.append("lost")
+
+    class Kept(asyncio.Protocol):
+        def connection_made(self, transport):
+            events.append(transport)
+
+    events = []
+    protocols = [Kept, Forgotten]
+    server = await asyncio.get_running_loop().create_server(lambda: protocols.pop()(), "127.0.0.1", 0)
+    peers = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(2)]
+    await until(lambda: len(events) == 1 and not protocols)
+    await asyncio.sleep(0)
+    collect()
+    await until(lambda: len(events) == 2)
+    server.close()
+    closed = asyncio.create_task(server.wait_closed())
+    await asyncio.sleep(0.01)
+    assert not closed.done()
+    events[0].close()
+    await asyncio.wait_for(closed, 10)
+    for peer in peers:
+        peer.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
 async def test_a_transport_that_is_forgotten_while_an_exception_passes_leaves_that_as_it_is():
     class Endless:
         def __init__(self, held):

@@ -6,6 +6,8 @@ twice in one of late, there is nothing to wait for, and `write()` sends.
 """
 
 import asyncio
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 from . import uv
@@ -177,6 +179,9 @@ class Sending(State):
                 self._send_later(memoryview(data)[sent:])
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
+        except ValueError:
+            # It is closed. Whoever gets hold of a transport that was collected can write to it; the system would say:
+            self._fail_write(OSError(errno.EBADF, os.strerror(errno.EBADF)))
 
     def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken."""

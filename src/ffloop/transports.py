@@ -296,10 +296,12 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         try:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         finally:  # warnings may be errors
+            # In a cycle others may still have it, and close it: the server is told once.
+            server, self._server = self._server, None
             if is_elsewhere(self._loop):
-                self._loop.call_soon_threadsafe(self._let_go, self._stream, self._server)
+                self._loop.call_soon_threadsafe(self._let_go, self._stream, server)
             else:
-                self._let_go(self._stream, self._server)
+                self._let_go(self._stream, server)
 
     @staticmethod
     def _let_go(stream: uv.Stream, server: "Server | None") -> None:

@@ -78,9 +78,12 @@ static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
   int i, error;
 
   if (fd < 0) {
-    if (!PyErr_Occurred())
-      PyErr_SetString(PyExc_ValueError, "the stream is closed");
-    return -1;
+    if (PyErr_Occurred())
+      return -1;
+    /* As the system says of it. Whoever gets hold of a transport that was collected can write to it. */
+    errno = EBADF;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return stream_fatal(self, WRITE_FAILED);
   }
   for (i = 0; i < count; i++) {
     vectors[i].iov_base = PyBytes_AS_STRING(pieces[i]);
