@@ -8,6 +8,7 @@ import asyncio
 import collections
 import contextvars
 import errno
+import gc
 import heapq
 import os
 import platform
@@ -1613,3 +1614,40 @@ def test_a_loop_that_is_dropped_with_watches_leaves_no_garbage():
     collect()
     assert [ref() for ref in refs] == [None] * 3
     assert len(gone) == 3
+
+
+@accelerated
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 on no allocation begins a collection by itself")
+@pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+def test_a_transport_that_is_looked_up_is_not_collected_meanwhile():
+
+    class Cycle(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+            transport.pause_reading()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Cycle, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        thresholds = gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        transport, protocol = await loop.create_connection(Cycle, *address)
+        fd = transport._stream.fileno()
+        get, enable, disable = loop._transports.get, gc.enable, gc.disable
+        del transport, protocol
+        gc.set_threshold(1, 1, 1)
+        try:
+            enable()
+            reference = get(fd)
+            disable()
+            transport = reference()
+            assert transport is not None
+            transport.abort()
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.enable()
+        server.close()
+
+    ffloop.run(main())

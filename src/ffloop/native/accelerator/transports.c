@@ -3,7 +3,8 @@
  * What Python code sees is a dictionary of weak references, as it has one without the accelerator (readers.py). Such a reference and its entry
  * take 150 bytes, a seventh of what an idle connection does: so stream transports of ours stand in an array, without a reference, and take
  * themselves out when they go. Whoever looks for one gets a weak reference that is made then. All others are kept by weak references here,
- * too; and all of them are where one thread could look while another one frees what it looks at.
+ * too; and all of them are where one thread could look while another one frees what it looks at. There the array, which moves when it grows, is
+ * read and written inside of critical sections.
  */
 #include "accelerator.h"
 
@@ -73,7 +74,7 @@ static int reserve(Transports *self, Py_ssize_t fd) {
 
 /* Puts a transport in. */
 static int put(Transports *self, PyObject *key, PyObject *transport) {
-  int fd = number_of(key);
+  int fd = number_of(key), status;
   PyObject *reference = NULL;
 
   if (fd < 0) {
@@ -85,18 +86,21 @@ static int put(Transports *self, PyObject *key, PyObject *transport) {
     if (reference == NULL)
       return -1;
   }
-  if (reserve(self, fd) < 0) {
+  Py_BEGIN_CRITICAL_SECTION(self);
+  status = reserve(self, fd);
+  if (status == 0) {
+    empty(self, fd);
+    if (reference == NULL) {
+      transports_forget(transport); /* it has one place */
+      part_of(transport)->transports = Py_NewRef(self);
+      part_of(transport)->number = fd;
+    }
+    self->items[fd] = reference != NULL ? reference : transport;
+  }
+  Py_END_CRITICAL_SECTION();
+  if (status < 0)
     Py_XDECREF(reference);
-    return -1;
-  }
-  empty(self, fd);
-  if (reference == NULL) {
-    transports_forget(transport); /* it has one place */
-    part_of(transport)->transports = Py_NewRef(self);
-    part_of(transport)->number = fd;
-  }
-  self->items[fd] = reference != NULL ? reference : transport;
-  return 0;
+  return status;
 }
 
 int transports_introduce(State *state, PyObject *transports, PyObject *fd, PyObject *transport) {
@@ -132,17 +136,26 @@ static int set_item(Transports *self, PyObject *key, PyObject *reference) {
 /* A new reference to a weak reference, NULL without an exception where there is nothing. One that is about to go has had its weak references
  * cleared, and can be given no new one. */
 static PyObject *reference_at(Transports *self, Py_ssize_t fd) {
-  PyObject *item = fd >= 0 && fd < self->size ? self->items[fd] : NULL;
+  PyObject *item, *reference = NULL;
 
-  if (item == NULL || Py_REFCNT(item) == 0)
-    return NULL;
-  return PyWeakref_CheckRef(item) ? Py_NewRef(item) : PyWeakref_NewRef(item, NULL);
+  Py_BEGIN_CRITICAL_SECTION(self);
+  item = fd >= 0 && fd < self->size ? self->items[fd] : NULL;
+  if (item != NULL && Py_REFCNT(item) > 0) {
+    Py_INCREF(item); /* making one can begin a collection of garbage (until 3.11 at once), to which the item may belong */
+    reference = PyWeakref_CheckRef(item) ? Py_NewRef(item) : PyWeakref_NewRef(item, NULL);
+    Py_DECREF(item);
+  }
+  Py_END_CRITICAL_SECTION();
+  return reference;
 }
 
 static int contains(Transports *self, PyObject *key) {
-  int fd = number_of(key);
+  int fd = number_of(key), is_there;
 
-  return fd >= 0 && fd < self->size && self->items[fd] != NULL;
+  Py_BEGIN_CRITICAL_SECTION(self);
+  is_there = fd >= 0 && fd < self->size && self->items[fd] != NULL;
+  Py_END_CRITICAL_SECTION();
+  return is_there;
 }
 
 static PyObject *get(Transports *self, PyObject *key) {
