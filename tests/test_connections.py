@@ -616,6 +616,28 @@ async def test_whoever_replaces_the_socket_module_s_parts_is_asked(monkeypatch, 
     await server.wait_closed()
 
 
+@ffloop_only
+async def test_an_interrupt_while_a_socket_is_taken_over_leaves_its_descriptor_one_owner(monkeypatch, no_leaks):
+    """For ffloop alone: a signal's handler may raise right after the call that has taken the descriptor over."""
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(*args):
+        real(*args)
+        raise Interrupted
+
+    real = connections.Tcp
+    sock, peer = socket.socketpair()
+    with monkeypatch.context() as patches, peer:
+        patches.setattr(connections, "Tcp", interrupted)
+        with pytest.raises(Interrupted):
+            await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=sock)
+        assert sock.fileno() == -1
+        peer.settimeout(10)
+        assert peer.recv(1) == b""
+
+
 @pytest.mark.filterwarnings("ignore:unclosed transport")
 @pytest.mark.parametrize("moment", ["connect", "adopt"])
 def test_an_interrupt_while_a_connection_is_made_loses_no_descriptor_and_closes_none_twice(moment, monkeypatch):

@@ -12,7 +12,7 @@ import weakref
 from asyncio import BaseEventLoop
 from asyncio.log import logger
 from asyncio.streams import StreamReaderProtocol
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,25 @@ class Connections(Servers):
             facts["peername"] = name_of(sock.getpeername)
         fd = sock.fileno()
         # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
-        stream = Tcp(self._uv, fd, family_of(sock) in INTERNET)
-        sock.detach()
+        stream = self._take_over(fd, family_of(sock) in INTERNET, sock.detach)
         return self._make_stream_transport(fd, stream, protocol, waiter, facts, server, context)
+
+    def _take_over(self, fd: int, nodelay: bool, let_go: Callable[[], object]) -> uv.Stream:
+        """Return a stream that owns `fd`. Whoever had it lets go once it is libuv's, whatever is raised after that.
+
+        Raises `OSError`; then nobody has let go.
+        """
+        try:
+            stream = Tcp(self._uv, fd, nodelay)
+            let_go()
+        except BaseException:
+            # libuv may have it, when a signal's handler has raised in the moment in which it took it.
+            for handle in list(self._uv.handles.values()):
+                if isinstance(handle, uv.Tcp) and handle.fileno() == fd:
+                    let_go()
+                    handle.close()
+            raise
+        return stream
 
     def _make_stream_transport(
         self,
@@ -275,16 +291,7 @@ class Connections(Servers):
             context = contextvars.copy_context() if CONTEXT_FIRST else None
             protocol = protocol_factory()
             fd = owned[0]
-            try:
-                stream = Tcp(self._uv, fd, isinstance(sockname, tuple))  # of a Unix socket it is none
-                owned.clear()
-            except BaseException:
-                # libuv may have it, when a signal's handler has raised in the moment in which it took it.
-                for handle in list(self._uv.handles.values()):
-                    if isinstance(handle, uv.Tcp) and handle.fileno() == fd:
-                        owned.clear()
-                        handle.close()
-                raise
+            stream = self._take_over(fd, isinstance(sockname, tuple), owned.clear)  # a Unix socket's name is none
             facts = {"sockname": sockname, "peername": peername}
             return self._make_stream_transport(fd, stream, protocol, None, facts, None, context), protocol
 
