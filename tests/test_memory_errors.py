@@ -371,4 +371,4 @@ def test_an_allocation_that_fails_costs_what_needed_it_and_nothing_more(kind, sc
     text = PRELUDE + SCENARIOS[scenario] + "\nmain()\n"
     done = subprocess.run([sys.executable, "-c", text, kind], capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) > 3  # it has allocated something
+    assert done.stdout.startswith("done ")  # how many allocations there are is the free lists' business
