@@ -1,9 +1,13 @@
 import asyncio
+import select
 import socket
 import ssl
 import tracemalloc
+from asyncio import sslproto
 
 import pytest
+
+from ffloop import tls
 
 from .conftest import collect, ffloop_only
 
@@ -78,6 +82,30 @@ async def test_many_sessions_at_once_keep_their_bytes_apart_and_no_buffers_when_
             await writer.wait_closed()
     # Both ends of each were here. OpenSSL's memory is not Python's, and not counted.
     assert after - before < count * 2 * 32_000
+
+
+async def test_a_step_of_a_handshake_has_left_before_the_next_connections_is_made(contexts, monkeypatch):
+    ours = not isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+    protocol_class = tls.SSLProtocol if ours else sslproto.SSLProtocol
+    step, has_left = protocol_class._do_handshake, []
+
+    def stepped(self):
+        step(self)
+        has_left.append(bool(select.select([client], [], [], 0)[0]))
+
+    outgoing = ssl.MemoryBIO()
+    session = contexts[1].wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=contexts[0]) as server:
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            monkeypatch.setattr(protocol_class, "_do_handshake", stepped)
+            client.send(outgoing.read())
+            async with asyncio.timeout(10):
+                while len(has_left) < 2:  # the first is made before anything has come
+                    await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+    assert has_left == [False, True]
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(contexts, no_leaks):

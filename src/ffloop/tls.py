@@ -32,6 +32,7 @@ WRAPPED = sslproto.SSLProtocolState.WRAPPED
 
 PASSED_BY = (
     "__init__",
+    "_do_handshake",
     "get_buffer",
     "buffer_updated",
     "_get_app_transport",
@@ -174,6 +175,13 @@ class SSLProtocol(sslproto.SSLProtocol):
             self._app_transport = _SSLProtocolTransport(self._loop, self)
             self._app_transport_created = True
         return self._app_transport
+
+    def _do_handshake(self) -> None:
+        super()._do_handshake()  # type: ignore[misc]
+        # Its steps take a millisecond each: the peer can be at the next one, while other connections have theirs here.
+        flush = getattr(self._transport, "_flush", None)  # of TLS within TLS there is none
+        if flush is not None:
+            flush()
 
     def get_buffer(self, n: int) -> memoryview:
         """Return what the stream transport is to fill."""
