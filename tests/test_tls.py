@@ -2,7 +2,6 @@ import asyncio
 import select
 import socket
 import ssl
-import tracemalloc
 from asyncio import sslproto
 
 import pytest
@@ -53,6 +52,8 @@ async def test_a_megabyte_goes_both_ways(contexts, no_leaks):
 
 @ffloop_only
 async def test_many_sessions_at_once_keep_their_bytes_apart_and_no_buffers_when_idle(contexts):
+    import tracemalloc  # which PyPy has not
+
     server_side, client_side = contexts
     count = 40
     async with await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_side) as server:

@@ -233,8 +233,11 @@ async def test_an_interrupt_while_a_connection_is_waited_for_closes_no_descripto
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen(0)
-    waiting = socket.socket(socket.AF_UNIX)  # nobody accepts it, and there is no room for another one
-    waiting.connect(path)
+    waiting, refused = [], 0
+    while not refused:  # nobody accepts them, and at last there is no room for another one
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        refused = waiting[-1].connect_ex(path)
     monkeypatch.setattr(socket, "SocketType", SocketType)
     numbers = []
     try:
@@ -245,5 +248,5 @@ async def test_an_interrupt_while_a_connection_is_waited_for_closes_no_descripto
     assert len(numbers) == 3
     for number in numbers:
         os.close(number)
-    waiting.close()
-    listening.close()
+    for sock in (*waiting, listening):
+        sock.close()
