@@ -427,8 +427,8 @@ int socket_accept(int listening, Address *own, Address *peer);
 PyObject *socket_name(const Address *address, PyObject *host);
 
 /* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
- * reference to what the factory has made, if it has. nodelay: it has Nagle's algorithm, and is to be without. server: None without one; context: NULL for a copy of the current one, made after the
- * factory has run. */
+ * reference to what the factory has made, if it has. nodelay: it has Nagle's algorithm, and is to be without. server: None without one;
+ * context: NULL for a copy of the current one, made after the factory has run. */
 PyObject *connection_open(State *state, EventLoop *loop, int *fd, int nodelay, PyObject *factory, const Names *names, PyObject *server,
                           PyObject *context, PyObject **protocol);
 PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs);

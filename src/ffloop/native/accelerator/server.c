@@ -13,7 +13,7 @@ typedef struct {
   PyObject *module; /* keeps the state */
   PyObject *loop, *sockets, *protocol_factory, *context;
   Py_ssize_t active_count;
-  /* Most connections came to one address, and behind a proxy from one: they share the objects. */
+  /* Most connections came to one address, and behind a proxy from one: they share the objects (of IPv6 the former alone). */
   Address own; /* of the last connection, and what was made of that */
   PyObject *own_name;
   uint32_t host; /* of the peer whose name was asked for last, and its text */
