@@ -14,6 +14,7 @@ else there is goes asyncio's way. What costs there what it need not:
 
 from asyncio import sslproto
 from collections.abc import Callable
+from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ BUFFER_SIZE = 256 * 1024
 
 WRAPPED = sslproto.SSLProtocolState.WRAPPED
 
-PASSED_BY = (
+PROTOCOLS_METHODS = attrgetter(
     "__init__",
     "_do_handshake",
     "get_buffer",
@@ -47,7 +48,9 @@ PASSED_BY = (
     "_get_read_buffer_size",
     "_get_write_buffer_size",
 )
-"""Methods of asyncio's protocol that ours replaces, or does not always call."""
+TRANSPORTS_METHODS = attrgetter("write", "close")
+SESSIONS_METHODS = attrgetter("read", "write", "pending")
+"""Methods of asyncio's classes, and of `ssl.SSLObject`, that ours replace or do not always call."""
 
 
 class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
@@ -136,11 +139,11 @@ class SSLProtocol(sslproto.SSLProtocol):
     _app_reading_paused: bool
     _app_writing_paused: bool
     _ssl_reading_paused: bool
+    _ssl_writing_paused: bool
     _ssl_buffer_view: memoryview
     _call_eof_received: Callable[[], None]
     _start_shutdown: Callable[[], None]
     _do_write: Callable[[], None]
-    _process_outgoing: Callable[[], None]
     _control_ssl_reading: Callable[[], None]
 
     max_size = 0  # what asyncio's would make its buffer of
@@ -213,6 +216,12 @@ class SSLProtocol(sslproto.SSLProtocol):
         except Exception as exc:
             self._fatal_error(exc, "Fatal error on SSL protocol")
 
+    def _process_outgoing(self) -> None:
+        if self._ssl_writing_paused or self._write_backlog or self._app_writing_paused or not self._outgoing_high_water:
+            super()._process_outgoing()  # type: ignore[misc]
+        elif data := self._outgoing.read():
+            self._transport.write(data)
+
     def _do_read__copied(self) -> None:
         read = self._decrypt
         incoming, pending = self._incoming, self._decrypted
@@ -271,17 +280,36 @@ class SSLProtocol(sslproto.SSLProtocol):
 
 def protocol_class() -> type[sslproto.SSLProtocol]:
     """Return the class for a new connection: asyncio's, when a tool has replaced anything that ours would pass by."""
+    global _passed_by, _class
+    passed_by = _what_is_passed_by()
+    if passed_by != _passed_by:
+        _class = SSLProtocol if _are_asyncios(*passed_by) else sslproto.SSLProtocol
+        _passed_by = passed_by
+    return _class
+
+
+_passed_by: tuple[Any, ...] | None = None  # what was found when a connection last asked
+_class: type[sslproto.SSLProtocol]  # what followed from it
+
+
+def _what_is_passed_by() -> tuple[Any, ...]:
     ssl = sslproto.ssl  # type: ignore[attr-defined]
-    is_fit = (
-        SSLProtocol.__base__ is sslproto.SSLProtocol
-        and _SSLProtocolTransport.__base__ is sslproto._SSLProtocolTransport
-        and ssl is not None
-        and _are_from(sslproto, sslproto.SSLProtocol, PASSED_BY)
-        and _are_from(sslproto, sslproto._SSLProtocolTransport, ("write", "close"))
-        and _are_from(ssl, ssl.SSLObject, ("read", "write", "pending"))
+    return (
+        (sslproto.SSLProtocol, PROTOCOLS_METHODS(sslproto.SSLProtocol)),
+        (sslproto._SSLProtocolTransport, TRANSPORTS_METHODS(sslproto._SSLProtocolTransport)),
+        (ssl, ssl and SESSIONS_METHODS(ssl.SSLObject)),
     )
-    return SSLProtocol if is_fit else sslproto.SSLProtocol
 
 
-def _are_from(module: ModuleType, owner: type, names: tuple[str, ...]) -> bool:
-    return all(getattr(getattr(owner, name), "__globals__", None) is vars(module) for name in names)
+def _are_asyncios(protocol: Any, transport: Any, session: Any) -> bool:
+    return (
+        protocol[0] is SSLProtocol.__base__
+        and transport[0] is _SSLProtocolTransport.__base__
+        and session[0] is not None
+        and _are_from(sslproto, *protocol[1], *transport[1])
+        and _are_from(session[0], *session[1])
+    )
+
+
+def _are_from(module: ModuleType, *functions: Any) -> bool:
+    return all(getattr(function, "__globals__", None) is vars(module) for function in functions)
