@@ -26,6 +26,8 @@ $(VENV)/.packages: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --group test
 	$(BIN)/python -m pip install --quiet --only-binary :all: --group programs
+	@if ! $(BIN)/python -c "import sysconfig; assert sysconfig.get_config_var('Py_GIL_DISABLED')" 2>/dev/null; then \
+	  $(BIN)/python -m pip install --quiet --only-binary :all: --group programs-with-gil; fi
 	@touch $@
 
 # The stamp depends on what is compiled, so that a changed C file is built again.

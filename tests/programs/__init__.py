@@ -7,19 +7,23 @@ What a file needs it asks for with `need`; the one list of what is left out wher
 import importlib
 import platform
 import sys
+import sysconfig
 
 import pytest
 
-# Package, whether it is left out on this interpreter, and why. pyproject.toml leaves out the same, with markers.
+# Package, whether it is left out on this interpreter, and why. pyproject.toml and the Makefile leave out the same.
 PYPY = platform.python_implementation() == "PyPy"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LEFT_OUT = [
     ("httptools", PYPY, "no wheel for PyPy"),
     ("asyncpg", PYPY, "no wheel for PyPy"),
     ("grpc", PYPY, "no wheel for PyPy"),
+    ("grpc", FREE_THREADED, "no wheel for free-threaded CPython"),
     ("tornado", PYPY, "no wheel for PyPy"),
     ("asyncssh", PYPY, "no wheel of cryptography for PyPy"),
     ("trustme", PYPY, "no wheel of cryptography for PyPy"),
     ("py_spy", PYPY, "py-spy reads the frames of CPython"),
+    ("py_spy", FREE_THREADED, "py-spy does not find the frames of a free-threaded CPython"),
     (
         "nest_asyncio",
         sys.version_info >= (3, 14),
