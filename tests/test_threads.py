@@ -119,6 +119,37 @@ def test_loops_in_many_threads_schedule_in_each_other_and_nothing_is_lost(new_ev
     assert all(player.echoes and player.fired for player in players)
 
 
+@pytest.mark.parametrize("new_event_loop", FACTORIES.values(), ids=FACTORIES)
+def test_what_others_schedule_while_a_tool_rearranges_the_ready_callbacks_is_not_lost(new_event_loop):
+    loop, got = new_event_loop(), []
+
+    def send(sender):
+        for number in range(2000):
+            loop.call_soon_threadsafe(got.append, (sender, number))
+            if number % 50 == 0:
+                time.sleep(0.0005)
+
+    def rearrange():
+        loop._ready.insert(0, asyncio.Handle(int, (), loop))
+        loop._ready.reverse()
+        loop._ready.rotate(1)
+        if len(got) == LOOPS * 2000 or time.monotonic() > limit:
+            loop.stop()
+        else:
+            loop.call_soon(rearrange)
+
+    senders = [threading.Thread(target=send, args=(number,)) for number in range(LOOPS)]
+    limit = time.monotonic() + 20
+    loop.call_soon(rearrange)
+    for sender in senders:
+        sender.start()
+    loop.run_forever()
+    for sender in senders:
+        sender.join()
+    loop.close()
+    assert sorted(got) == [(sender, number) for sender in range(LOOPS) for number in range(2000)]
+
+
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
 def test_a_free_threaded_python_stays_free_threaded():
     text = "import asyncio, sys, ffloop; ffloop.run(asyncio.sleep(0)); print(sys._is_gil_enabled())"

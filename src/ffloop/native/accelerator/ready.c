@@ -306,19 +306,25 @@ static int set_item(Ready *ready, Py_ssize_t index, PyObject *item) {
   return 0;
 }
 
-/* What nobody needs often goes by way of a list: which method of it, and whether it changes what is here. */
+/* What nobody needs often goes by way of a list: which method of it, and whether it changes what is here. What others have put at the end
+ * meanwhile, without a GIL, stays there. */
 static PyObject *through_list(Ready *ready, const char *method, PyObject *args, int changes) {
-  PyObject *list = as_list(ready), *function, *result = NULL, *done;
+  PyObject *list = as_list(ready), *function, *result = NULL;
+  Py_ssize_t had = list != NULL ? PyList_GET_SIZE(list) : 0, i;
 
   function = list != NULL ? PyObject_GetAttrString(list, method) : NULL;
   if (function != NULL)
     result = PyObject_CallObject(function, args);
+  if (result != NULL && changes && ready_reserve(ready, PyList_GET_SIZE(list) - had) < 0) {
+    Py_CLEAR(result);
+    PyErr_NoMemory();
+  }
   if (result != NULL && changes) {
-    drop_all(ready);
-    done = extend(ready, list);
-    if (done == NULL)
-      Py_CLEAR(result);
-    Py_XDECREF(done);
+    for (; had > 0; had--)
+      Py_XDECREF(ready_pop_left(ready));
+    for (i = PyList_GET_SIZE(list); i-- > 0 && result != NULL;)
+      if (ready_append_left(ready, PyList_GET_ITEM(list, i)) < 0)
+        Py_CLEAR(result);
   }
   Py_XDECREF(function);
   Py_XDECREF(list);
