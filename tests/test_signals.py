@@ -103,6 +103,28 @@ def test_the_wakeup_descriptor_is_put_back_and_gets_its_signals_meanwhile():
         right.close()
 
 
+@pytest.mark.parametrize("takes", ["a run", "a handler"])
+def test_no_wakeup_descriptor_is_left_when_a_signal_handler_raises_as_it_is_set(monkeypatch, takes):
+    # What had its number next would get bytes that nobody sent. For ffloop alone: no run of asyncio's sets one.
+    real = signal.set_wakeup_fd
+
+    class Raised(BaseException):
+        pass
+
+    def interrupted(*args, **options):
+        real(*args, **options)
+        monkeypatch.undo()
+        raise Raised
+
+    loop = ffloop.new_event_loop()
+    loop.call_later(0.01, loop.stop)
+    monkeypatch.setattr(signal, "set_wakeup_fd", interrupted)
+    with pytest.raises(Raised):
+        loop.run_forever() if takes == "a run" else loop.add_signal_handler(signal.SIGUSR1, print)
+    loop.close()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_a_run_that_never_waits_leaves_the_wakeup_descriptor_alone(loop):
     found = []
 

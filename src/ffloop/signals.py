@@ -177,6 +177,10 @@ class Signals(Readers):
     def _take_wakeup(self) -> None:
         """Have signals written to our descriptor. Raises `ValueError` off the main thread."""
         fd = (self._signal_pair or self._make_signal_pair())[1].fileno()
+        if self._wakeup_before is None:
+            # Before ours is set: when a signal's handler raises as that is done, ours is taken away all the same. Else
+            # what has its number next would be written to.
+            self._wakeup_before = -1
         before = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
         if before != fd:
             self._wakeup_before = before
