@@ -168,8 +168,12 @@ class Core(Turns):
         self._uv.wake()
 
     def _on_callback_error(self, exc: BaseException) -> None:
-        message = "Exception in a callback of the completion queue"
-        self.call_exception_handler({"message": message, "exception": exc})
+        queue = self._uv
+        message = f"Exception in callback {getattr(queue.last, '__self__', queue.last)!r}"
+        try:
+            self.call_exception_handler({"message": message, "exception": exc, "handle": self._batch})
+        finally:
+            queue.last = None  # whose callback it was need not live for that
 
     def run_forever(self) -> None:
         """Run until `stop()` is called. What was written by then has been handed to the kernel on return."""

@@ -290,6 +290,7 @@ class Loop:
             except BaseException as exc:
                 if self.on_error is None:
                     raise
+                self.last = callback
                 self.on_error(exc)
         if most is None:
             if self._batch is batch:

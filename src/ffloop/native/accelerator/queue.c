@@ -157,6 +157,8 @@ static int hand_out(Queue *queue, const ffloop_record *record, PyObject **receiv
     Py_XDECREF(args[1]);
     Py_XDECREF(done);
   }
+  if (status == -1 && !is_let_through())
+    Py_XSETREF(queue->last, Py_NewRef(callback)); /* for on_error() to name */
   if (receiver != NULL)
     Py_XSETREF(*receiver, callback);
   else
