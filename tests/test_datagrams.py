@@ -750,6 +750,26 @@ async def test_what_error_received_raises_is_reported_and_the_loop_goes_on():
     await client.get_protocol().lost
 
 
+async def test_a_failing_protocol_is_told_of_as_any_callback_is():
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+
+    class Failing(Recorder):
+        def datagram_received(self, data, addr):
+            raise ZeroDivisionError
+
+    transport, _ = await endpoint(Failing)
+    with plain() as peer:
+        peer.sendto(b"x", transport.get_extra_info("sockname"))
+        await until(lambda: told)
+    assert told[0]["message"].startswith("Exception in callback ")
+    assert "DatagramTransport" in told[0]["message"]
+    assert isinstance(told[0]["exception"], ZeroDivisionError)
+    assert isinstance(told[0]["handle"], asyncio.Handle)
+    transport.close()
+    await transport.get_protocol().lost
+
+
 # Flow control
 
 
@@ -1246,6 +1266,20 @@ async def test_a_forgotten_endpoint_warns_and_leaves_no_descriptor_open(no_leaks
         collect()
     assert [str(warning.message) for warning in caught] == [f"unclosed transport {shown}"]
     assert caught[0].category is ResourceWarning
+
+
+async def test_a_protocol_that_is_set_after_the_end_makes_no_unclosed_endpoint():
+    transport, protocol = await endpoint()
+    transport.close()
+    await protocol.lost
+    transport.set_protocol(Recorder())
+    del protocol.transport
+    collect()  # what other tests have left
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del transport
+        collect()
+    assert not caught
 
 
 async def test_an_endpoint_whose_creation_is_cancelled_is_closed(no_leaks):

@@ -37,6 +37,7 @@ _PER_DATAGRAM = (
 )
 _PYTHONS = (
     "_dirty",
+    "_ended",
     "_given",
     "_held",
     "_protocol_connected",
@@ -63,6 +64,7 @@ class State(Flow):
         __slots__ = () if ACCELERATED else SLOTS
 
     _udp: uv.Udp
+    _ended: bool
     _socket: socket.socket
     _given: socket.socket | None
     _peers: uv.Peers

@@ -81,6 +81,7 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
             self._extra["peername"] = name_of(borrowed.getpeername)
         self._connected = bool(self._extra["peername"])
         self.set_protocol(protocol)
+        self._ended = False  # connection_lost() was called
         loop.call_soon(protocol.connection_made, self)
         # Only once connection_made() has returned may datagram_received() be called.
         loop.call_soon(self._start_reading)
@@ -135,6 +136,7 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
             self._udp.close()
             if self._given is not None:
                 self._given.close()
+            self._ended = True
             self._protocol = None
 
     def __repr__(self) -> str:
@@ -152,8 +154,8 @@ class PureDatagramTransport(Receiving, Sending, asyncio.DatagramTransport):
         return f"<{' '.join(facts)}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_protocol", None) is None:
-            return  # connection_lost() was called, or nothing was ever there
+        if getattr(self, "_ended", True):
+            return  # there is nothing left, or nothing was ever there
         warnings.warn(f"unclosed transport {self!r}", ResourceWarning, stacklevel=2, source=self)
         if self._given is not None:
             self._given.close()
