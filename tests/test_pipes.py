@@ -3,6 +3,7 @@ import fcntl
 import os
 import pty
 import socket
+import sys
 import tty
 
 import pytest
@@ -216,6 +217,18 @@ async def test_a_regular_file_is_refused(connect, tmp_path):
         with pytest.raises(ValueError, match="Pipe transport is"):
             await connect(file)
         assert os.get_blocking(file.fileno())
+
+
+@ffloop_only
+@pytest.mark.parametrize("connect", [reading, writing])
+async def test_what_is_no_file_is_refused_and_nothing_is_left_of_it(connect, monkeypatch):
+    # What asyncio leaves fails once more when it is collected.
+    failures = []
+    monkeypatch.setattr(sys, "unraisablehook", failures.append)
+    with pytest.raises(AttributeError):
+        await connect(object())
+    collect()
+    assert not failures
 
 
 @ffloop_only

@@ -63,6 +63,7 @@ class _Polite:
     """Puts the descriptor's blocking mode back before the pipe is closed."""
 
     _key: Key | None = None
+    _pipe: Any = None  # nothing to close where asyncio's constructor was not reached
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pipe: Any, *args: Any) -> None:
         fd = pipe.fileno()
