@@ -303,6 +303,20 @@ async def test_nothing_is_received_and_nothing_lost_where_nothing_is_wanted():
         assert await loop.sock_recv(left, 100) == b"datagram"
 
 
+async def test_a_closed_socket_is_known_by_its_object_though_its_number_was_watched_too():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    with left, right:
+        number = left.fileno()
+        loop.add_reader(left, print)
+        loop.add_writer(number, print)
+        loop.remove_writer(number)
+        left.close()
+        assert loop.remove_reader(left)
+        with pytest.raises(ValueError, match="Invalid file descriptor"):
+            loop.remove_reader(left)
+
+
 @ffloop_only
 async def test_who_waits_on_a_socket_that_is_closed_under_him_in_the_same_turn_learns_of_it():
     # asyncio leaves the one who waits to write waiting.

@@ -813,7 +813,8 @@ def test_a_transport_left_open_when_its_loop_is_closed_still_warns(loop):
     peer.close()
 
 
-def test_debug_mode_names_a_slow_reader(loop, caplog):
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "removes itself"])
+def test_debug_mode_names_a_slow_reader(loop, caplog, ends):
     loop.set_debug(True)
     loop.slow_callback_duration = 0.01
     left, right = socket.socketpair()
@@ -821,6 +822,8 @@ def test_debug_mode_names_a_slow_reader(loop, caplog):
     def slow_reader():
         left.recv(10)
         time.sleep(0.02)
+        if ends:
+            loop.remove_reader(left)
         loop.stop()
 
     loop.add_reader(left, slow_reader)

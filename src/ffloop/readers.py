@@ -41,9 +41,11 @@ class PureWatch:
         self.poll = uv.Poll(loop._uv, fd)
         self.reader: Waiting | None = None
         self.writer: Waiting | None = None
+        self.removed: Waiting | None = None  # the last who was, in debug mode, where a slow callback is named
 
     def __repr__(self) -> str:
-        return " ".join(repr(waiting) for waiting in (self.reader, self.writer) if waiting is not None)
+        waiting = [repr(waiting) for waiting in (self.reader, self.writer) if waiting is not None]
+        return " ".join(waiting) or repr(self.removed)
 
     def renew(self) -> None:
         """Drop what was found ready and not told yet."""
@@ -125,7 +127,7 @@ class PureWatch:
     _on_ready_once = _serve_once
 
 
-_OWN = ("_loop", "_once", "_started", "fd", "poll")
+_OWN = ("_loop", "_once", "_started", "fd", "poll", "removed")
 
 if TYPE_CHECKING:
     Watch = PureWatch
@@ -287,7 +289,9 @@ class Readers(Core):
         if watch is None:
             watch = self._watches[fd] = Watch(self, fileobj, fd)
         else:
-            watch.fileobj = fileobj
+            if watch.fileobj is None or fileobj.__class__ is not int:
+                # A number does not take the place of an object: that is known by nothing else once it is closed.
+                watch.fileobj = fileobj
             if not watch.silent and self._uv.dispatching:
                 # What the batch under way still has to say was meant for those who waited before.
                 watch.renew()
@@ -316,6 +320,8 @@ class Readers(Core):
     def _removed(self, watch: Watch, removed: Waiting | None) -> bool:
         if removed is None:
             return False
+        if self._debug:
+            watch.removed = removed
         if isinstance(removed, Handle):
             removed.cancel()
         try:
