@@ -87,6 +87,11 @@ async def test_getaddrinfo_says_to_odd_arguments_what_socket_says(odd):
     assert found[0] == expected[0]
 
 
+async def test_flags_that_are_no_number_are_refused_as_socket_does():
+    expected = outcome(lambda: socket.getaddrinfo("localhost", "http", flags="x"))
+    assert await awaited(asyncio.get_running_loop().getaddrinfo("localhost", "http", flags="x")) == expected
+
+
 @pytest.mark.parametrize("flags", [0, socket.NI_NUMERICHOST, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV])
 @pytest.mark.parametrize(
     "address",

@@ -64,8 +64,8 @@ class Resolver(Core):
         found = self.create_future()
         try:
             uv.getaddrinfo(self._uv, _setter(found), *names, family, type, proto, flags)
-        except OSError:
-            # An empty name, or bytes that are no UTF-8.
+        except (OSError, OverflowError, TypeError):
+            # An empty name, bytes that are no UTF-8, or flags that are none: the system has a complaint of its own.
             return await self.run_in_executor(None, lookup)
         try:
             addresses: list[uv.Address] = await found
