@@ -171,6 +171,13 @@ async def test_a_server_starts_when_it_is_told_to():
     await server.wait_closed()
 
 
+async def test_a_closed_server_does_not_start():
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, start_serving=False)
+    server.close()
+    with pytest.raises(TypeError):
+        await server.start_serving()
+
+
 async def test_serve_forever_ends_when_it_is_cancelled_and_closes():
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     task = asyncio.create_task(server.serve_forever())

@@ -153,10 +153,11 @@ class PureServer(asyncio.Server):
         await waiter
 
     def _start_serving(self) -> None:
-        if self._serving or self._sockets is None:
+        if self._serving:
             return
+        sockets = iter(self._sockets)  # type: ignore[arg-type]  # None when it is closed: asyncio's TypeError
         self._serving = True
-        for sock in self._sockets:
+        for sock in sockets:
             sock.listen(self._backlog)
             self._watch(sock)
 
