@@ -962,6 +962,42 @@ def test_what_comes_while_a_protocol_runs_the_loop_is_delivered_when_it_returns(
     assert not errors or isinstance(loop, asyncio.SelectorEventLoop)
 
 
+@pytest.mark.parametrize("came", [b"bytes", b""], ids=["bytes", "the end"])
+def test_what_came_before_a_protocol_with_a_buffer_comes_again_when_it_is_interrupted(loop, came):
+    left, right = socket.socketpair()
+    got = []
+
+    class Interrupted(asyncio.BufferedProtocol):
+        buffer = None
+
+        def get_buffer(self, sizehint):
+            if self.buffer is None:
+                self.buffer = bytearray(10)
+                raise KeyboardInterrupt
+            return self.buffer
+
+        def buffer_updated(self, nbytes):
+            got.append(bytes(self.buffer[:nbytes]))
+            loop.stop()
+
+        def eof_received(self):
+            got.append(b"")
+            loop.stop()
+
+    with right:
+        transport, _ = loop.run_until_complete(loop.connect_accepted_socket(asyncio.Protocol, left))
+        right.send(came) if came else right.shutdown(socket.SHUT_WR)
+        loop.call_soon(transport.set_protocol, Interrupted())  # what came is read in this turn, and meets this protocol
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        limit = loop.call_later(10, loop.stop)
+        loop.run_forever()
+        limit.cancel()
+        assert got == [came]
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+
+
 def test_the_socket_of_a_transport_lets_go_of_the_descriptor_when_the_loop_is_closed(loop):
     left, right = socket.socketpair()
     transport, _ = loop.run_until_complete(loop.connect_accepted_socket(asyncio.Protocol, left))

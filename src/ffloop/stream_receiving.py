@@ -155,9 +155,11 @@ class Receiving(State):
             if nread == 0:
                 self._context.run(self._fill_from_kernel)  # type: ignore[union-attr]
             elif nread > 0:
-                self._context.run(self._fill, memoryview(self._loop._uv.region)[offset : offset + nread])  # type: ignore[union-attr]
-                if self._held:
-                    self._loop.call_soon(self._release)
+                try:
+                    self._context.run(self._fill, memoryview(self._loop._uv.region)[offset : offset + nread])  # type: ignore[union-attr]
+                finally:
+                    if self._held:
+                        self._loop.call_soon(self._release)
             else:
                 self._context.run(self._fill_end, nread)  # type: ignore[union-attr]
         except RuntimeError:
@@ -229,7 +231,11 @@ class Receiving(State):
     def _fill(self, data: memoryview) -> None:
         """Put `data` into the protocol's buffer; hold what there is no room for."""
         protocol = self._protocol
-        buffer = self._get_buffer()
+        try:
+            buffer = self._get_buffer()
+        except BaseException:  # an interrupt: nobody has the bytes, and the kernel has them no more
+            self._hold_rest(data)
+            raise
         if buffer is None:
             return
         try:
@@ -244,9 +250,12 @@ class Receiving(State):
             return
         if size < len(data):
             # Held before the protocol runs: what a poll from inside of it receives comes after this.
-            self._keep(len(data) - size, bytes(data[size:]), 0)
-            self._stream.on_read(self._hold_record)
+            self._hold_rest(data[size:])
         self._update(protocol, size)
+
+    def _hold_rest(self, data: memoryview) -> None:
+        self._keep(len(data), bytes(data), 0)
+        self._stream.on_read(self._hold_record)
 
     def _fill_from_kernel(self) -> None:
         """Have the kernel put what it has into the protocol's buffer."""
