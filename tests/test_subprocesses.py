@@ -148,6 +148,22 @@ async def test_closing_the_transport_kills_the_child():
     transport.close()
 
 
+async def test_of_a_child_without_pipes_nothing_is_left_when_its_end_was_waited_for():
+    process = await asyncio.create_subprocess_exec(*script("pass"))
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    with pytest.raises(ProcessLookupError):
+        process.kill()
+
+
+@ffloop_only
+async def test_what_is_no_protocol_is_an_error_and_ends_the_child():
+    # asyncio's waits for ever, unless the child has ended by then.
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    with pytest.raises(AttributeError, match="connection_made"):
+        await asyncio.wait_for(loop.subprocess_exec(lambda: None, *script("import time; time.sleep(100)")), 20)
+
+
 @ffloop_only
 async def test_the_end_is_noticed_while_a_grandchild_holds_the_pipes_open():
     # As in asyncio from 3.14 on; before, wait() waits for the pipes too.

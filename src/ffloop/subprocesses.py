@@ -112,7 +112,12 @@ class SubprocessTransport(asyncio.SubprocessTransport):
     def _begin(self, waiter: asyncio.Future[None]) -> None:
         """Tell the protocol of the child, then what has happened to it already. The pipes are connected by now."""
         told, self._waiting = self._waiting, None
-        self._loop.call_soon(self._protocol.connection_made, self)
+        try:
+            self._loop.call_soon(self._protocol.connection_made, self)
+        except Exception as exc:  # what the factory has returned is no protocol
+            if not waiter.done():
+                waiter.set_exception(exc)
+            return
         for callback, *args in told or ():
             self._loop.call_soon(callback, *args)
         if not waiter.done():
@@ -171,9 +176,11 @@ class SubprocessTransport(asyncio.SubprocessTransport):
         self._returncode = proc.returncode = returncode
         if self._loop.get_debug():
             logger.info("%r exited with return code %r", self, returncode)
-        self._tell(self._protocol.process_exited)
-        self._wake_waiters()
-        self._try_finish()
+        try:
+            self._tell(self._protocol.process_exited)
+            self._try_finish()  # before who waits is woken, as in asyncio: if there are no pipes, nothing is left by then
+        finally:
+            self._wake_waiters()
 
     async def _wait(self) -> int:
         """Return the exit status once the child has ended; pipes that its own children hold open do not count."""
