@@ -49,9 +49,12 @@ class Play:
         self.handles.clear()
 
     def turn(self):
+        before = len(self.world.log)
         self.world.run()
-        alive = sum(not handle.cancelled() for handle in self.loop._scheduled)
-        self.world.note("ran", self.world.now, alive)
+        # Nothing happens where asyncio's ready queue held no more than the look at its self-pipe, which ffloop has not.
+        if len(self.world.log) > before:
+            alive = sum(not handle.cancelled() for handle in self.loop._scheduled)
+            self.world.note("ran", self.world.now, alive)
 
     def call(self, number):
         self.world.note("call", number, VAR.get(), self.world.now)
