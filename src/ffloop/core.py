@@ -169,7 +169,8 @@ class Core(Turns):
 
     def _on_callback_error(self, exc: BaseException) -> None:
         queue = self._uv
-        message = f"Exception in callback {getattr(queue.last, '__self__', queue.last)!r}"
+        # Not its representation, which may fail: the handle has that.
+        message = f"Exception in callback {type(getattr(queue.last, '__self__', queue.last)).__name__}"
         try:
             self.call_exception_handler({"message": message, "exception": exc, "handle": self._batch})
         finally:
