@@ -8,7 +8,6 @@ import contextvars
 import itertools
 import socket
 import sys
-import weakref
 from asyncio import BaseEventLoop
 from asyncio.log import logger
 from asyncio.streams import StreamReaderProtocol
@@ -91,7 +90,7 @@ class Connections(Servers):
         fd = sock.fileno()
         # Whatever sock.proto says: one that listens may have been made with 0, which is TCP as well.
         stream = self._take_over(fd, family_of(sock) in INTERNET, sock.detach)
-        return self._make_stream_transport(fd, stream, protocol, waiter, facts, server, context)
+        return self._make_stream_transport(stream, protocol, waiter, facts, server, context)
 
     def _take_over(self, fd: int, nodelay: bool, let_go: Callable[[], object]) -> uv.Stream:
         """Return a stream that owns `fd`. Whoever had it lets go once it is libuv's, whatever is raised after that.
@@ -112,7 +111,6 @@ class Connections(Servers):
 
     def _make_stream_transport(
         self,
-        fd: int,
         stream: uv.Stream,
         protocol: asyncio.BaseProtocol,
         waiter: asyncio.Future[None] | None,
@@ -120,14 +118,12 @@ class Connections(Servers):
         server: Server | None,
         context: contextvars.Context | None,
     ) -> StreamTransport:
-        """Return a transport on `stream`, whose descriptor is `fd`."""
+        """Return a transport on `stream`, which is closed if there is none."""
         try:
-            transport = StreamTransport(self, stream, protocol, waiter, facts, server, context)
+            return StreamTransport(self, stream, protocol, waiter, facts, server, context)
         except BaseException:
             stream.close()  # there may be no transport that would
             raise
-        self._transports[fd] = weakref.ref(transport)
-        return transport
 
     def _make_ssl_transport(
         self,
@@ -229,9 +225,9 @@ class Connections(Servers):
         elif sock.type != socket.SOCK_STREAM:
             raise ValueError(f"A Stream Socket was expected, got {sock!r}")
         if infos is not None:
-            transport, protocol = await self._connect_bare(infos, protocol_factory, all_errors)
+            made = await self._connect_bare(infos, protocol_factory, all_errors)
         else:
-            transport, protocol = await self._connect_protocol(
+            made = await self._connect_protocol(
                 sock,  # type: ignore[arg-type]
                 ours,
                 protocol_factory,
@@ -241,9 +237,8 @@ class Connections(Servers):
                 ssl_shutdown_timeout,
             )
         if self._debug:
-            connected = transport.get_extra_info("socket")
-            logger.debug("%r connected to %s:%r: (%r, %r)", connected, host, port, transport, protocol)
-        return transport, protocol
+            logger.debug("%r connected to %s:%r: (%r, %r)", made[0].get_extra_info("socket"), host, port, *made)
+        return made
 
     async def _connect_bare(
         self, infos: Sequence[uv.Address], protocol_factory: ProtocolFactory, all_errors: bool
@@ -266,7 +261,8 @@ class Connections(Servers):
                     close_all(owned)
             else:
                 raise failure_of(failures, all_errors)
-            transport, protocol = self._adopt(owned, sockname, peername, protocol_factory)
+            transport = self._adopt(owned, sockname, peername, protocol_factory)
+            protocol = transport._protocol
         except BaseException:
             close_all(owned)
             raise
@@ -274,17 +270,17 @@ class Connections(Servers):
             del failures  # an error's traceback leads here: it would keep itself alive
         try:
             await two_turns()  # connection_made() is called in the first
+            return transport, protocol
         except BaseException:
             transport.close()
             raise
-        return transport, protocol
 
     if not hasattr(accelerator, "connect"):
 
         def _adopt(
             self, owned: list[int], sockname: Any, peername: Any, protocol_factory: ProtocolFactory
-        ) -> tuple[StreamTransport, asyncio.BaseProtocol]:
-            """Return a transport on the connected descriptor in `owned`, and the protocol that it has.
+        ) -> StreamTransport:
+            """Return a transport on the connected descriptor in `owned`.
 
             `owned` is emptied as soon as the descriptor is libuv's, whatever is raised after that.
             """
@@ -293,7 +289,7 @@ class Connections(Servers):
             fd = owned[0]
             stream = self._take_over(fd, isinstance(sockname, tuple), owned.clear)  # a Unix socket's name is none
             facts = {"sockname": sockname, "peername": peername}
-            return self._make_stream_transport(fd, stream, protocol, None, facts, None, context), protocol
+            return self._make_stream_transport(stream, protocol, None, facts, None, context)
 
     async def _until_named(self, fd: int, info: uv.Address) -> tuple[Any, Any]:
         """Wait until `fd` is connected to the address in `info`; return its own name, and its peer's."""

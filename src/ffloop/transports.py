@@ -130,6 +130,8 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         self._closing = False
         self._paused = False
         self._ended = False  # connection_lost() was called
+        # Before anything is scheduled, which would have to be undone.
+        self._loop._transports[stream.fileno()] = weakref.ref(self)
         if server is not None:
             server._attach()
             self._server = server

@@ -128,7 +128,7 @@ typedef struct {
   name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
   name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop")                                      \
   name(ensure_resolved, "_ensure_resolved") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush") \
-  name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")                             \
+  name(fd, "_fd") name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")             \
   name(getaddrinfo, "getaddrinfo") name(join, "join") name(loop, "loop")                                                   \
   name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")                         \
   name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \

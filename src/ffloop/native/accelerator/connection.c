@@ -130,6 +130,17 @@ static int take_facts(State *state, Part *part, PyObject *extra) {
   return 0;
 }
 
+/* Has the loop know a transport by its descriptor. They share the number. */
+static int introduce(State *state, PyObject *self, PyObject *loop, PyObject *stream) {
+  PyObject *transports = PyObject_GetAttr(loop, state->str_transports);
+  PyObject *fd = transports != NULL ? PyObject_GetAttr(stream, state->str_fd) : NULL;
+  int status = fd != NULL ? transports_introduce(state, transports, fd, self) : -1;
+
+  Py_XDECREF(transports);
+  Py_XDECREF(fd);
+  return status;
+}
+
 /* Undoes what begin() has scheduled, for the exception that is set: whoever gets that has no connection. */
 static void take_back(PyObject *self, PyObject *handle) {
   PyObject *exception = take_exception();
@@ -163,6 +174,8 @@ static int begin(State *state, PyObject *self, PyObject *loop, PyObject *stream,
   Py_XSETREF(SLOT(self, layout.transport_low), Py_NewRef(state->low_water));
   part->flush_at = FLUSH_AT;
   part->ended = 0;
+  if (introduce(state, self, loop, stream) < 0) /* before anything is scheduled, which would have to be undone */
+    return -1;
   if (server != Py_None) {
     if (server_attach(state, server) < 0)
       return -1;

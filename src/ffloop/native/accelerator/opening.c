@@ -5,15 +5,6 @@
 
 #ifdef HAVE_BARE_SOCKETS
 
-/* Has the loop know a transport by its descriptor. They share the number. */
-static int introduce(State *state, EventLoop *loop, PyObject *stream, PyObject *transport) {
-  PyObject *transports = PyObject_GetAttr((PyObject *) loop, state->str_transports);
-  int status = transports != NULL ? transports_introduce(state, transports, SLOT(stream, layout.fd), transport) : -1;
-
-  Py_XDECREF(transports);
-  return status;
-}
-
 PyObject *connection_open(State *state, EventLoop *loop, int *fd, int nodelay, PyObject *factory, const Names *names, PyObject *server,
                           PyObject *context, PyObject **protocol) {
   PyObject *stream = NULL, *transport = NULL;
@@ -29,18 +20,17 @@ PyObject *connection_open(State *state, EventLoop *loop, int *fd, int nodelay, P
   if (stream != NULL) {
     *fd = -1;
     transport = connection_new(state, (PyObject *) loop, stream, *protocol, names, server, context);
-    if (transport != NULL && introduce(state, loop, stream, transport) < 0)
-      Py_CLEAR(transport);
     Py_DECREF(stream);
   }
   Py_XDECREF(context);
   return transport;
 }
 
-/* (list with a connected descriptor, own name, peer's name, protocol factory) -> (transport, protocol). The list is emptied as soon as the
- * descriptor is the loop's, whatever is raised after that. */
+/* (list with a connected descriptor, own name, peer's name, protocol factory) -> transport, and nothing that would still have to be made: a
+ * connection that nobody is told of would stay open. The list is emptied as soon as the descriptor is the loop's, whatever is raised after
+ * that. */
 PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
-  PyObject *owned = nargs == 4 ? args[0] : NULL, *context = NULL, *protocol = NULL, *transport, *result = NULL;
+  PyObject *owned = nargs == 4 ? args[0] : NULL, *context = NULL, *protocol = NULL, *transport;
   Names names = {NULL, NULL, 0, 0};
   long number;
   int fd;
@@ -60,12 +50,11 @@ PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs) {
   names.peer = args[2];
   /* The names of Unix sockets are no tuples. */
   transport = connection_open(self->state, self, &fd, PyTuple_Check(names.own), args[3], &names, Py_None, context, &protocol);
-  if (fd == -1 && PyList_SetSlice(owned, 0, PyList_GET_SIZE(owned), NULL) == 0 && transport != NULL)
-    result = PyTuple_Pack(2, transport, protocol);
+  if (fd == -1)
+    PyList_SetSlice(owned, 0, PyList_GET_SIZE(owned), NULL); /* all of it, which cannot fail */
   Py_XDECREF(context);
   Py_XDECREF(protocol);
-  Py_XDECREF(transport);
-  return result;
+  return transport;
 }
 
 #endif
