@@ -9,7 +9,8 @@ import struct
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sized
-from itertools import count, islice
+from itertools import chain, count, islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ._libuv import ffi, lib
@@ -246,7 +247,7 @@ class Loop:
 
     def _take(self, found: int) -> None:
         if found < 0:
-            self._map_records(256)
+            self._take(lib.ffloop_count(self._c))  # what was stored before that is handed out
             raise MemoryError("out of memory for a record of the completion queue")
         # The array moves when it grows, which it does before a few more records than came might not fit.
         if found > self._mapped or lib.ffloop_records(self._c) != self._array:
@@ -270,9 +271,9 @@ class Loop:
             return
         records = batch if most is None else islice(batch, most)
         find = self._find
-        key = 0
-        callback = None
+        callback = status = None
         while True:
+            key = 0  # between two records
             try:
                 for key, status, payload in records:
                     callback = find(key)
@@ -280,6 +281,7 @@ class Loop:
                         callback(status, payload)
                     else:
                         self._drop(key, payload)
+                    key = 0
                 break
             except (SystemExit, KeyboardInterrupt):
                 if self._batch is batch:
@@ -288,6 +290,11 @@ class Loop:
                     self._batch = iter(rest) if rest else None
                 raise
             except BaseException as exc:
+                if not key and isinstance(exc, MemoryError):
+                    # There was none for the numbers of a record, which the iterator has passed by now. It comes again,
+                    # before the others: bytes must not be lost in the midst of them.
+                    at = RECORD.size * (lib.ffloop_count(self._c) - length_hint(batch) - 1)
+                    records = chain(RECORD.iter_unpack(self._records[at : at + RECORD.size]), records)
                 if self.on_error is None:
                     raise
                 self.last = callback
@@ -295,7 +302,7 @@ class Loop:
         if most is None:
             if self._batch is batch:
                 self._batch = None
-        elif key:
+        elif status is not None:
             self.last = callback
         elif self._batch is batch:
             self._batch = None
