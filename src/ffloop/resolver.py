@@ -63,7 +63,7 @@ class Resolver(Core):
         started = self.time() if self._debug else 0.0
         found = self.create_future()
         try:
-            uv.getaddrinfo(self._uv, _setter(found), *names, family, type, proto, flags)
+            uv.getaddrinfo(self._uv, partial(_set, found), *names, family, type, proto, flags)
         except (OSError, OverflowError, TypeError):
             # An empty name, bytes that are no UTF-8, or flags that are none: the system has a complaint of its own.
             return await self.run_in_executor(None, lookup)
@@ -86,7 +86,7 @@ class Resolver(Core):
         host, port, *rest = sockaddr
         ipv6 = ":" in host
         found = self.create_future()
-        uv.getnameinfo(self._uv, _setter(found), (host, port, *rest, *(0, 0)[len(rest) :]), ipv6, flags)
+        uv.getnameinfo(self._uv, partial(_set, found), (host, port, *rest, *(0, 0)[len(rest) :]), ipv6, flags)
         name: tuple[str, str] = await found
         return name
 
@@ -97,16 +97,13 @@ class Resolver(Core):
             logger.debug("Getting address info %s took %.3fms", what, seconds * 1e3)
 
 
-def _setter(future: asyncio.Future[Any]) -> Any:
-    def done(result: Any) -> None:
-        if future.done():
-            return
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-    return done
+def _set(future: asyncio.Future[Any], result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def is_literal(host: Any) -> bool:

@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._libuv import ffi, lib
 from .errors import os_error
 from .handle import check
-from .loop import Loop
+from .loop import KIND_MASK, Loop
 
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 """What `socket.getaddrinfo` gives for one address."""
@@ -29,21 +30,19 @@ def getaddrinfo(
     """
     token = loop.new_token()
     key = token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_GETADDRINFO
-
-    def done(status: int, payload: int) -> None:
-        del loop.callbacks[key]
-        callback(_result(status, _addresses, payload))
-
     arguments = (ffi.NULL if node is None else node, ffi.NULL if service is None else service)
     check(lib.ffloop_getaddrinfo(loop.pointer(), token, *arguments, family, socktype, protocol, flags))
-    loop.callbacks[key] = done
+    loop.callbacks[key] = partial(_done, loop, key, callback)
 
 
-def _result(status: int, read: Callable[[int], Any], payload: int) -> Any:
+def _done(loop: Loop, key: int, callback: Callable[[Any], object], status: int, payload: int) -> None:
+    # Five arguments at most: a call of partial() with more needs memory, for want of which somebody waits for ever.
+    del loop.callbacks[key]
     try:
-        return read(payload) if status >= 0 else os_error(status)
+        result = _READ[key & KIND_MASK](payload) if status >= 0 else os_error(status)
     except Exception as exc:
-        return exc  # whoever waits must hear of it
+        result = exc  # whoever waits must hear of it
+    callback(result)
 
 
 _FAMILIES = {int(member): member for member in socket.AddressFamily}
@@ -51,10 +50,10 @@ _KINDS = {int(member): member for member in socket.SocketKind}
 
 
 def _addresses(head: int) -> list[Address]:
-    entry = ffi.new("ffloop_address *")
-    found: list[Address] = []
     rest = head
     try:
+        entry = ffi.new("ffloop_address *")
+        found: list[Address] = []
         while rest:
             rest = lib.ffloop_addrinfo_next(rest, entry)
             # A number that has no name stays one, as in the socket module.
@@ -85,19 +84,17 @@ def getnameinfo(
     """
     token = loop.new_token()
     key = token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_GETNAMEINFO
-
-    def done(status: int, payload: int) -> None:
-        del loop.callbacks[key]
-        callback(_result(status, _name, payload))
-
     host, port, flowinfo, scope = address
     check(lib.ffloop_getnameinfo(loop.pointer(), token, host.encode("ascii"), port, flowinfo, scope, ipv6, flags))
-    loop.callbacks[key] = done
+    loop.callbacks[key] = partial(_done, loop, key, callback)
 
 
 def _name(pointer: int) -> tuple[str, str]:
-    name = ffi.cast("ffloop_name *", pointer)
     try:
+        name = ffi.cast("ffloop_name *", pointer)
         return ffi.string(name.host).decode("utf-8"), ffi.string(name.service).decode("utf-8")
     finally:
         lib.ffloop_name_free(pointer)
+
+
+_READ: dict[int, Callable[[int], Any]] = {lib.FFLOOP_GETADDRINFO: _addresses, lib.FFLOOP_GETNAMEINFO: _name}
