@@ -80,8 +80,10 @@ class _Polite:
             MODES.leave(key, fd)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
-        self._restore(self._fileno)  # type: ignore[attr-defined]
-        super()._call_connection_lost(exc)  # type: ignore[misc]
+        try:
+            self._restore(self._fileno)  # type: ignore[attr-defined]
+        finally:
+            super()._call_connection_lost(exc)  # type: ignore[misc]
 
     def __del__(self) -> None:
         if self._key is not None:
