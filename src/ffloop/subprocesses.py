@@ -178,7 +178,7 @@ class SubprocessTransport(asyncio.SubprocessTransport):
             logger.info("%r exited with return code %r", self, returncode)
         try:
             self._tell(self._protocol.process_exited)
-            self._try_finish()  # before who waits is woken, as in asyncio: if there are no pipes, nothing is left by then
+            self._try_finish()  # first, as in asyncio: without pipes nothing is left when who waits is woken
         finally:
             self._wake_waiters()
 
