@@ -420,13 +420,20 @@ ACCELERATED = {"a_pipe", "a_server", "the_end"}
 """What only the accelerator passes. The socket module loses the descriptor of what it accepts, and asyncio a handle for
 whose context there is no memory."""
 
+LATER = {"a_pipe"}
+"""What needs Python 3.12. Until then super() takes memory, and with it the last that a pipe's transport does."""
+
 COMMON = ["callbacks_and_timers", "timers_that_are_due_when_the_queue_is_full"]
 """What stdlib asyncio passes, too. Of its connections some wait for ever."""
 
 
 @pytest.mark.parametrize(
     ("kind", "scenario"),
-    [("ffloop", name) for name in SCENARIOS if accelerator is not None or name not in ACCELERATED]
+    [
+        ("ffloop", name)
+        for name in SCENARIOS
+        if (accelerator is not None or name not in ACCELERATED) and (sys.version_info >= (3, 12) or name not in LATER)
+    ]
     + [("asyncio", name) for name in COMMON],
 )
 def test_an_allocation_that_fails_costs_what_needed_it_and_nothing_more(kind, scenario):
