@@ -6,6 +6,7 @@ accepted is not lost without a word, no descriptor stays open, and the loop goes
 """
 
 import importlib.util
+import platform
 import subprocess
 import sys
 
@@ -14,7 +15,8 @@ import pytest
 from ffloop.speed import accelerator
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("_testcapi") is None, reason="it takes _testcapi to make allocations fail"
+    platform.python_implementation() != "CPython" or importlib.util.find_spec("_testcapi") is None,
+    reason="it takes CPython's _testcapi to make allocations fail",
 )
 
 PRELUDE = """
