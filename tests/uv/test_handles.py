@@ -485,6 +485,30 @@ def test_an_exception_raised_while_polling_loses_no_record(loop, monkeypatch):
     peer.close()
 
 
+@pytest.mark.parametrize("loop", ["binding"], indirect=True)
+def test_an_exception_raised_before_libuv_runs_brings_no_record_twice(loop, monkeypatch):
+    got = []
+    stream, peer = connected_pair(loop)
+    stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset)))
+    peer.send(b"once")
+    assert loop.poll(1) == 1
+    loop.dispatch()
+
+    def interrupted(c, nanoseconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(uv.loop, "_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.poll(0)
+    assert not loop.dispatching
+    peer.send(b"again")
+    assert loop.poll(1) == 1
+    loop.dispatch()
+    assert got == [b"once", b"again"]
+    peer.close()
+
+
 def test_a_hundred_thousand_handles_leave_memory_and_descriptors_where_they_were(loop):
     def churn(count):
         for _ in range(count // 4):

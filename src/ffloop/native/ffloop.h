@@ -57,6 +57,7 @@ int ffloop_loop_close(ffloop_loop *loop);
 void ffloop_loop_free(ffloop_loop *loop);
 int ffloop_run(ffloop_loop *loop, int64_t timeout_ns);
 int ffloop_count(ffloop_loop *loop);
+uint64_t ffloop_runs(ffloop_loop *loop);
 ffloop_record *ffloop_records(ffloop_loop *loop);
 char *ffloop_region(ffloop_loop *loop);
 typedef struct {

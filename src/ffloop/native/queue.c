@@ -272,9 +272,13 @@ char *ffloop_region(ffloop_loop *loop) {
   return loop->region;
 }
 
-/* How many records the last ffloop_run has left: for a caller that was interrupted before it knew. */
+/* How many records the last ffloop_run has left, and how many runs there were: for a caller that was interrupted before it knew. */
 int ffloop_count(ffloop_loop *loop) {
   return (int) loop->count;
+}
+
+uint64_t ffloop_runs(ffloop_loop *loop) {
+  return loop->iterations;
 }
 
 /* Returns 0, or UV_ENOSYS where libuv is too old to count. Idle time is counted from the first call on: it costs

@@ -142,6 +142,7 @@ class Loop:
         self.dirty: deque[Flushable] = deque()
         """What has queued something to write since the last flush."""
         self.found = 0
+        self._runs = 0  # of libuv, as far as poll() knows
         """How many records the last poll has found."""
         self.sender = 0
         """The `id` of what has written past this queue since the last poll, 0 for nothing."""
@@ -232,18 +233,20 @@ class Loop:
         try:
             found: int = _run(self._c, nanoseconds)
             self.found = found
-            if not found:
-                return 0
             if 0 < found <= 16:
                 self._batch = RECORD.iter_unpack(self._small[found])
-                return found
+            elif found:
+                self._take(found)
+            self._runs += 1
+            return found
         except BaseException:
-            # A signal's handler has raised, between libuv's return and here: its records are not to be lost.
-            if self._batch is None:
+            # A signal's handler has raised, or there was no memory, before libuv ran or after it. What it has brought
+            # is not to be lost, and what it had brought before not to come twice: a record frees its addresses.
+            runs, known = lib.ffloop_runs(self._c), self._runs
+            self._runs = runs
+            if runs != known and self._batch is None:
                 self._take(lib.ffloop_count(self._c))
             raise
-        self._take(found)
-        return found
 
     def _take(self, found: int) -> None:
         if found < 0:
