@@ -402,8 +402,7 @@ def make(scenario):
 
 ACCELERATED = {"a_pipe", "a_server", "clients", "the_end"}
 """What only the accelerator passes. The socket module loses the descriptor of what it accepts, asyncio a handle for
-whose context there is no memory, and CPython its heap where it makes a function or a coroutine: so no names are looked
-up here at all."""
+whose context there is no memory, and CPython may crash where it makes a coroutine."""
 
 LATER = {"a_pipe"}
 """What needs Python 3.12. Until then super() takes memory, and with it the last that a pipe's transport does."""
