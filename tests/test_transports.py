@@ -503,6 +503,24 @@ async def test_a_reset_connection_is_lost_with_the_error():
     assert isinstance(await protocol.lost, ConnectionResetError)
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_a_reset_that_comes_with_what_is_answered_to_the_reset_connection_is_the_reason(size):
+    _, first, peer = await pair()
+    transport, second, reset = await pair()
+
+    def answer(data):
+        transport.write(b"x" * size)
+
+    first.data_received = answer
+    await asyncio.sleep(0)
+    # Both are there by the next poll, in this order.
+    peer.send(b"x")
+    reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset.close()
+    assert isinstance(await second.lost, ConnectionResetError)
+    peer.close()
+
+
 async def test_writing_to_a_peer_that_has_gone_loses_the_connection():
     transport, protocol, peer = await pair()
     protocol.keep_open = True

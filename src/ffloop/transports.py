@@ -182,6 +182,12 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         """Close at once; what the kernel has not taken is lost. `connection_lost` is called with None."""
         self._force_close(None)
 
+    def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(exc, BrokenPipeError):
+            # The reset that broke it may be read already, and on its way.
+            exc = self._stream.read_error() or exc
+        super()._fatal_error(exc, message)
+
     def _force_close(self, exc: BaseException | None) -> None:
         if is_elsewhere(self._loop):
             self._loop.call_soon_threadsafe(self._force_close, exc)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._libuv import ffi, lib
-from .errors import os_error
+from .errors import EOF, os_error
 from .handle import Handle, check
 from .loop import Loop
 
@@ -123,6 +123,19 @@ class Stream(Handle):
         if status < 0:
             del in_flight[self._token]
             raise os_error(status)
+
+    def read_error(self) -> OSError | None:
+        """Return the error that reading has met in the last poll, None if it has met none.
+
+        The system tells of it once: whoever writes before its record comes learns only that the pipe is broken.
+        """
+        c = self._loop.pointer()
+        key = self._token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_READ
+        records = lib.ffloop_records(c)
+        for record in records[0 : lib.ffloop_count(c)]:
+            if record.key == key and record.status < 0 and record.status != EOF:
+                return os_error(record.status)
+        return None
 
     def write_queue_size(self) -> int:
         """Return how many bytes of the write in flight the kernel has not taken yet."""
