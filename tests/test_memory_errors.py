@@ -383,6 +383,24 @@ def make(scenario):
         shutil.rmtree(folder)
     return begin, check
 """,
+    "names": """
+def make(scenario):
+    loop = scenario.loop
+    looking = [Steps(scenario, loop.getaddrinfo("localhost", 80)), Steps(scenario, loop.getnameinfo(("127.0.0.1", 80)))]
+    def begin():
+        for steps in looking:
+            steps.step()
+        for _ in range(3):
+            time.sleep(0.002)  # another thread looks them up
+            scenario.turn()
+            for steps in looking:
+                steps.step()
+    def check():
+        for steps in looking:
+            scenario.until("a name is neither found nor refused", steps.step)
+            assert steps.result or scenario.told
+    return begin, check
+""",
     "a_pipe": """
 def make(scenario):
     reading, writing = os.pipe()
