@@ -71,6 +71,19 @@ static PyObject *add_ready_threadsafe(EventLoop *self, PyObject *const *args, Py
   return handle;
 }
 
+/* Ends the queue's wait. Without the GIL: the thread that waits would wake up to wait for that. */
+static void wake(Queue *queue) {
+  ffloop_loop *loop = LOAD(queue->loop);
+
+  if (loop == NULL)
+    return;
+  Py_INCREF(queue); /* the C loop lives as long */
+  Py_BEGIN_ALLOW_THREADS
+  queue->state->api->wake(loop);
+  Py_END_ALLOW_THREADS
+  Py_DECREF(queue);
+}
+
 PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context, *handle;
 
@@ -79,12 +92,8 @@ PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_s
   handle = add_ready_threadsafe(self, args, nargs, context);
   /* Between two waits nobody needs to be woken: the queue is looked at before the next one, after `waiting` was set. */
   FENCE();
-  if (handle != NULL && self->queue != NULL && (!LOAD(self->running) || LOAD(self->queue->waiting))) {
-    ffloop_loop *loop = LOAD(self->queue->loop);
-
-    if (loop != NULL)
-      self->state->api->wake(loop);
-  }
+  if (handle != NULL && self->queue != NULL && (!LOAD(self->running) || LOAD(self->queue->waiting)))
+    wake(self->queue);
   return handle;
 }
 
