@@ -100,17 +100,23 @@ class Receiving(State):
     def _expect_large(self) -> None:
         """Read what comes next where it is to stay."""
         if uv.CAN_WATCH:
-            self._stream.watch(self._read_record)
+            self._stream.watch(self._large_receiver())
+
+    def _large_receiver(self) -> Callable[[int, int], object]:
+        return self._read_record
 
     def _on_failed_delivery(self, exc: BaseException) -> None:
         self._enter(self._fatal_error, exc, "Fatal error: protocol.data_received() call failed.")
+
+    def _on_failed_read(self, exc: BaseException) -> None:
+        self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
 
     def _read_record(self, nread: int, offset: int) -> None:
         """Read what is there into bytes of its own, where a second copy would cost more than the detour."""
         if nread:
             self._deliver_record(nread, offset)
             return
-        until = monotonic() + LONGEST_READING
+        until = 0.0
         size = READ_SIZE
         for _ in range(MOST_READS):
             try:
@@ -118,9 +124,12 @@ class Receiving(State):
             except (BlockingIOError, InterruptedError):
                 return
             except (OSError, MemoryError) as exc:  # after the latter, what was read may be nowhere
-                self._enter(self._fatal_error, exc, "Fatal read error on socket transport")
+                self._on_failed_read(exc)
                 return
-            if data and len(data) < LARGE // 2:
+            much = len(data) > MUCH
+            if not until and much:
+                until = monotonic() + LONGEST_READING
+            elif data and len(data) < LARGE // 2:
                 self._receive()
             try:
                 if data:
@@ -134,7 +143,7 @@ class Receiving(State):
                     self._set_aside(len(data) or uv.EOF, data)
                 else:
                     self._on_failed_delivery(exc)
-            if len(data) <= MUCH or self._buffered or not self._may_read_on(until):
+            if not much or self._buffered or not self._may_read_on(until):
                 return
             data = b""  # its memory is still in the cache: for what comes next
             size = NEXT_SIZE

@@ -21,7 +21,9 @@
 #include "../ffloop.h"
 
 enum { MOST_SLOTS = 16 };
-enum { CONNECTION_METHODS = 7 };
+enum { RECEIVING_METHODS = 2, CONNECTION_METHODS = 7 };
+
+enum { RELEASE_AT = 64 * 1024 }; /* bytes from which on a system call takes so long that the GIL is worth giving away */
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in stream_state.py */
 enum { HANDLE, TIMER, THREADSAFE, KINDS_OF_HANDLES };
 #ifdef Py_GIL_DISABLED
@@ -457,12 +459,12 @@ typedef struct {
   State *state;
   PyObject *transports;  /* those of the loop, which it is to be taken out of; see transports.c */
   Py_ssize_t more_size, flush_at, conn_lost;
-  Py_ssize_t filled;     /* bytes of the last read into the protocol's buffer */
+  Py_ssize_t filled;     /* bytes of the last read past libuv */
   int number;            /* its place there */
   uint32_t peer_host;    /* the peer's IPv4 address, of which peername is made when somebody wants it, in the order of the network; */
   uint16_t peer_port;    /* 0 where there is none, or peername is there */
   signed char calm;      /* turns in which it has written once, since it last wrote twice; CALM at most */
-  char fills;            /* it has the protocol's buffer filled, as its own receiver, and not bytes delivered */
+  char way;              /* what it does with a record, as its own receiver: see receiving.c */
   char reading;          /* something is to be received */
   char writing, resuming, eof, closing, paused, ended, protocol_connected, buffered; /* of Python's */
 } Part;
@@ -492,7 +494,7 @@ static inline int is_held(const Part *part) {
  * in front of a Python class that is one, too, it would fit with no other. */
 int transport_add_type(PyObject *module, PyType_Spec *spec, size_t size, PyMemberDef *members, Py_ssize_t *offset, PyTypeObject **made);
 int stream_add_type(PyObject *module, State *state);
-int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
+long stream_descriptor(const Part *part); /* -1 when it is closed, or with an exception */
 int stream_flush(State *state, PyObject *transport);
 int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
@@ -505,6 +507,14 @@ extern PyMethodDef connection_methods[CONNECTION_METHODS];
 extern PyGetSetDef connection_properties[];
 
 /* transports.c: which transport has which descriptor. */
+
+/* receiving.c: what arrives, and the ways in which it may. */
+enum { DELIVER, FILL, READ };
+int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
+extern PyMethodDef receiving_methods[RECEIVING_METHODS];
+
+/* connection.c: the beginning and the end. */
+int connection_receive(State *state, PyObject *transport); /* has libuv tell of what arrives */
 int transports_add_type(PyObject *module, State *state);
 int transports_introduce(State *state, PyObject *transports, PyObject *fd, PyObject *transport);
 void transports_forget(PyObject *transport); /* a stream transport, which is about to go */

@@ -311,14 +311,14 @@ static PyObject *get_extra_info(PyObject *self, PyObject *const *args, Py_ssize_
 }
 
 /* Has libuv tell of what arrives in the way that suits the protocol. */
-static int receive(State *state, PyObject *self) {
+int connection_receive(State *state, PyObject *self) {
   Part *part = part_of(self);
   int status = -1;
 
   if (!is_held(part) && is_tcp(state, part->stream) && tcp_handle(part->stream) != NULL) {
     status = tcp_read_start(state, part->stream, part->buffered, self);
     if (status == 0)
-      part->fills = part->buffered;
+      part->way = part->buffered ? FILL : DELIVER;
   }
   if (status > 0)
     return -1;
@@ -328,7 +328,7 @@ static int receive(State *state, PyObject *self) {
 
 static PyObject *receive_from_python(PyObject *self, PyObject *unused) {
   (void) unused;
-  if (receive(part_of(self)->state, self) < 0)
+  if (connection_receive(part_of(self)->state, self) < 0)
     return NULL;
   Py_RETURN_NONE;
 }
@@ -346,7 +346,7 @@ static PyObject *start_reading(PyObject *self, PyObject *unused) {
     context_give(part->state, part->context);
     part->context = NULL;
   }
-  if (receive(part->state, self) < 0)
+  if (connection_receive(part->state, self) < 0)
     return NULL;
   Py_RETURN_NONE;
 }
@@ -474,7 +474,7 @@ int connection_read_end(State *state, PyObject *self) {
       PyObject *exception = take_exception();
 
       /* Nobody has dealt with it: let it come again in the next run. */
-      if (part->reading && receive(state, self) < 0)
+      if (part->reading && connection_receive(state, self) < 0)
         PyErr_WriteUnraisable(self);
       restore_exception(exception);
       return -1;

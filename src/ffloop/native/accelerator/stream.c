@@ -1,5 +1,5 @@
-/* The stream transport: what of it runs per packet. Received bytes go to the protocol from here, and what is written leaves from here;
- * whatever else can happen to a connection is in transports.py and its two halves, and begins there.
+/* The stream transport: its type, and how what is written leaves. What arrives is receiving.c's, the beginning and the end are
+ * connection.c's; whatever else can happen to a connection is in transports.py and its two halves, and begins there.
  */
 #include "accelerator.h"
 
@@ -10,22 +10,15 @@
 #endif
 
 #define WRITE_FAILED "Fatal write error on socket transport"
-#define READ_FAILED "Fatal read error on socket transport"
 
 enum {
-  CALM = 8,           /* as in stream_sending.py: turns with one write after which the next one is expected to be alone too */
-  LARGE = 32 * 1024,  /* as in stream_receiving.py: above it bytes are read where they are to stay */
-  MOST_PIECES = 64,   /* of one vectored write; more are joined */
-  MUCH = 48 * 1024,   /* as there: what is followed by more, MOST_READS a turn, for so many ns, in such pieces */
-  MOST_READS = 16,
-  NEXT_SIZE = 64 * 1024,
-  LONGEST_READING = 500000,
-  RELEASE_AT = 64 * 1024 /* bytes from which on a system call takes so long that the GIL is worth giving away */
+  CALM = 8,        /* as in stream_sending.py: turns with one write after which the next one is expected to be alone too */
+  MOST_PIECES = 64 /* of one vectored write; more are joined */
 };
 
 #ifndef _WIN32
 
-static long descriptor(Part *part) {
+long stream_descriptor(const Part *part) {
   PyObject *fd = part->stream != NULL ? SLOT(part->stream, layout.fd) : NULL;
 
   return fd != NULL ? PyLong_AsLong(fd) : -1;
@@ -71,7 +64,7 @@ static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssi
 /* Hands the pieces to the kernel. They are the caller's references. */
 static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
   Part *part = part_of(self);
-  long fd = descriptor(part);
+  long fd = stream_descriptor(part);
   struct iovec vectors[MOST_PIECES];
   Py_ssize_t total = 0;
   ssize_t sent;
@@ -213,7 +206,7 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
   }
   if (status == 0 && (size > part->flush_at || part->writing)) {
     status = stream_flush(state, self);
-    if (status == 0)
+    if (status == 0 && part->writing)
       status = tell(PyObject_CallMethodNoArgs(self, state->str_maybe_pause));
   }
   return status;
@@ -246,219 +239,6 @@ static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t na
     return NULL;
   }
   Py_RETURN_NONE;
-}
-
-/* Calls a method of Python's for a record that is none of the common ones. */
-static int deliver_in_python(PyObject *self, const char *method, int64_t nread, int64_t offset) {
-  return tell(PyObject_CallMethod(self, method, "LL", (long long) nread, (long long) offset));
-}
-
-/* Ends the connection for the exception that is set, which came when bytes were delivered. */
-static int failed_delivery(PyObject *self) {
-  PyObject *exception;
-  int status;
-
-  if (is_let_through())
-    return -1;
-  exception = take_exception();
-  status = tell(PyObject_CallMethod(self, "_on_failed_delivery", "(O)", exception));
-  Py_XDECREF(exception);
-  return status;
-}
-
-/* Tells the protocol of the end, in the connection's context. */
-static int stream_end(State *state, PyObject *self) {
-  PyObject *context;
-  int was_blank, status;
-
-  if (!part_of(self)->reading)
-    return deliver_in_python(self, "_deliver_record", state->eof, 0);
-  if (connection_enter(state, self, &context, &was_blank) < 0) {
-    /* It runs the loop from inside of data_received(). */
-    PyErr_Clear();
-    status = tell(PyObject_CallMethod(self, "_set_aside", "iO", (int) state->eof, state->empty_bytes));
-    return status < 0 ? failed_delivery(self) : 0;
-  }
-  status = connection_read_end(state, self);
-  if (connection_leave(state, self, context, was_blank) < 0 || status < 0)
-    status = failed_delivery(self);
-  return status;
-}
-
-/* Gives the protocol what lies in the region, in the connection's context. */
-static int stream_deliver(State *state, PyObject *self, int64_t nread, int64_t offset) {
-  EventLoop *loop;
-  Part *part;
-  PyObject *data, *context, *protocol, *result;
-  int was_blank, status = 0;
-
-  if (nread == state->eof)
-    return stream_end(state, self);
-  part = part_of(self);
-  loop = loop_of(state, self);
-  if (nread <= 0 || loop == NULL || loop->queue == NULL || loop->queue->region == NULL || part->protocol == NULL || !part->reading)
-    return deliver_in_python(self, "_deliver_record", nread, offset);
-  if (nread > LARGE && tell(PyObject_CallMethod(self, "_expect_large", NULL)) < 0)
-    return failed_delivery(self);
-  data = PyBytes_FromStringAndSize(loop->queue->region + offset, (Py_ssize_t) nread);
-  if (data == NULL)
-    return failed_delivery(self); /* it is nowhere else: what comes next must not take its place */
-  protocol = Py_NewRef(part->protocol); /* which may close the connection */
-  if (connection_enter(state, self, &context, &was_blank) < 0) {
-    /* It runs the loop from inside of data_received(). */
-    PyErr_Clear();
-    status = tell(PyObject_CallMethod(self, "_set_aside", "LO", (long long) nread, data));
-    if (status < 0)
-      status = failed_delivery(self);
-  } else {
-    result = PyObject_CallMethodOneArg(protocol, state->str_data_received, data);
-    Py_XDECREF(result);
-    if (connection_leave(state, self, context, was_blank) < 0 || result == NULL)
-      status = failed_delivery(self);
-  }
-  Py_DECREF(data);
-  Py_DECREF(protocol);
-  return status;
-}
-
-/* Reads `most` bytes into the protocol's buffer, inside of the connection's context. Returns how many that was, if any have come and the
- * protocol has taken them, else 0; -1 with an exception. *until: how long reading may go on, set if it is 0 and much has come. */
-static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t most, int64_t *until) {
-  PyObject *minus_one = PyLong_FromLong(-1), *buffer = NULL, *count;
-  Py_buffer view;
-  Py_ssize_t length;
-  ssize_t nread;
-  long fd;
-  int error;
-
-  if (minus_one != NULL)
-    buffer = PyObject_CallMethodOneArg(protocol, state->str_get_buffer, minus_one);
-  Py_XDECREF(minus_one);
-  length = buffer != NULL ? PyObject_Length(buffer) : -1;
-  if (length == 0)
-    PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
-  if (length <= 0) {
-    Py_XDECREF(buffer);
-    return stream_fatal(self, "Fatal error: protocol.get_buffer() call failed.");
-  }
-  if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE | PyBUF_SIMPLE) < 0) {
-    if (PyErr_ExceptionMatches(PyExc_BufferError) || PyErr_ExceptionMatches(PyExc_TypeError))
-      PyErr_Format(PyExc_TypeError, "get_buffer() must return a read-write bytes-like object, not %s",
-                   Py_TYPE(buffer)->tp_name);
-    Py_DECREF(buffer);
-    return stream_fatal(self, READ_FAILED);
-  }
-  Py_DECREF(buffer); /* the view keeps it */
-  fd = descriptor(part_of(self));
-  if (fd < 0 && PyErr_Occurred()) {
-    PyBuffer_Release(&view);
-    return -1;
-  }
-  if (most > (size_t) view.len)
-    most = (size_t) view.len;
-  /* A large buffer need not be filled: what came last time says more. */
-  if (most < RELEASE_AT || part_of(self)->filled < RELEASE_AT) {
-    nread = read((int) fd, view.buf, most);
-    error = errno;
-  } else {
-    Py_BEGIN_ALLOW_THREADS
-    nread = read((int) fd, view.buf, most);
-    error = errno;
-    Py_END_ALLOW_THREADS
-  }
-  PyBuffer_Release(&view);
-  if (nread < 0) {
-    if (error == EAGAIN || error == EWOULDBLOCK || error == EINTR)
-      return 0;
-    errno = error;
-    PyErr_SetFromErrno(PyExc_OSError);
-    return stream_fatal(self, READ_FAILED);
-  }
-  part_of(self)->filled = nread;
-  if (nread == 0)
-    return connection_read_end(state, self);
-  count = PyLong_FromSsize_t(nread);
-  if (count == NULL)
-    return stream_fatal(self, READ_FAILED);
-  if (nread > MUCH && *until == 0)
-    *until = monotonic_ns() + LONGEST_READING;
-  error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));
-  Py_DECREF(count);
-  return error == 0 ? nread : stream_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
-}
-
-/* Whether to read once more in this turn: there is nothing else to do by then, and somebody wants it. -1 with an exception. */
-static int may_read_on(State *state, PyObject *self, const PyObject *protocol, int64_t until) {
-  const Part *part = part_of(self);
-  EventLoop *loop = loop_of(state, self);
-  Py_ssize_t timers;
-  double when, now;
-  int own;
-
-  if (loop == NULL || loop->queue == NULL || loop->queue->count > 1 || monotonic_ns() > until)
-    return 0;
-  /* What was written meanwhile, by whomever, does not wait for this. */
-  if (queue_flush(loop->queue) < 0)
-    return -1;
-  if (!part->reading || part->protocol != protocol || !part->fills || is_held(part) ||
-      loop->stopping != Py_False || loop->ready == NULL || LOAD(loop->ready->length) > 0)
-    return 0;
-  timers = loop_count_timers(loop);
-  if (timers <= 0)
-    return timers < 0 ? -1 : 1;
-  own = loop_plain(loop);
-  if (own < 0 || timers_when(state, PyList_GET_ITEM(loop->scheduled, 0), &when) < 0 || loop_time(loop, own & PLAIN_TIME, &now) < 0)
-    return -1;
-  return when >= now + loop->clock_resolution;
-}
-
-/* Fills the protocol's buffer, again and again while much comes. */
-static int fill_on(State *state, PyObject *self, PyObject *protocol) {
-  int64_t until = 0;
-  int reads = 0, status;
-
-  do {
-    ssize_t received = fill(state, self, protocol, reads == 0 ? SIZE_MAX : NEXT_SIZE, &until);
-
-    if (received <= MUCH || ++reads == MOST_READS)
-      return received < 0 ? -1 : 0;
-    status = may_read_on(state, self, protocol, until);
-  } while (status > 0);
-  return status;
-}
-
-/* Has the protocol's buffer filled, when there is something for it in the kernel (nread 0). */
-static int stream_fill(State *state, PyObject *self, int64_t nread, int64_t offset) {
-  Part *part;
-  PyObject *context, *protocol;
-  int was_blank, status;
-
-  part = part_of(self);
-  if (nread != 0 || part->protocol == NULL || !part->reading)
-    return deliver_in_python(self, "_fill_record", nread, offset);
-  protocol = Py_NewRef(part->protocol);
-  if (connection_enter(state, self, &context, &was_blank) < 0) {
-    /* The protocol runs the loop from a callback of its own. What is in the kernel comes again. */
-    PyErr_Clear();
-    status = 0;
-  } else {
-    status = fill_on(state, self, protocol);
-    if (connection_leave(state, self, context, was_blank) < 0)
-      status = -1;
-  }
-  Py_DECREF(protocol);
-  return status;
-}
-
-/* The receiver of records: the transport itself, which the queue recognizes. A bound method for each connection would be 72 bytes. */
-static PyObject *receiver(PyObject *self, PyObject *fill) {
-  part_of(self)->fills = fill == Py_True;
-  return Py_NewRef(self);
-}
-
-/* Deals with a record for a transport that is its own receiver. */
-int stream_receive(State *state, PyObject *self, int64_t nread, int64_t offset) {
-  return part_of(self)->fills ? stream_fill(state, self, nread, offset) : stream_deliver(state, self, nread, offset);
 }
 
 /* What may be in a cycle; and what is in none: a transport that is written to from somebody's __del__ needs it. */
@@ -541,13 +321,12 @@ static const PyMethodDef packet_methods[] = {
   {"write", FUNCTION(write_data), METH_FASTCALL | METH_KEYWORDS,
    "write($self, /, data)\n--\n\nQueue `data` to be sent at the end of this turn of the loop."},
   {"_flush", FUNCTION(flush), METH_NOARGS, NULL},
-  {"_receiver", FUNCTION(receiver), METH_O, NULL},
 };
 
 enum { PACKET_METHODS = sizeof packet_methods / sizeof *packet_methods };
 
-/* These, those of connection.c, and the end. The type keeps pointers to them. */
-static PyMethodDef methods[PACKET_METHODS + CONNECTION_METHODS + 1];
+/* These, those of receiving.c and of connection.c, and the end. The type keeps pointers to them. */
+static PyMethodDef methods[PACKET_METHODS + RECEIVING_METHODS + CONNECTION_METHODS + 1];
 
 /* The offsets are those within Part; where that begins is known when asyncio's class is. */
 static const PyMemberDef part_members[] = {
@@ -636,7 +415,8 @@ int stream_add_type(PyObject *module, State *state) {
 
   memcpy(members, part_members, sizeof members);
   memcpy(methods, packet_methods, sizeof packet_methods);
-  memcpy(methods + PACKET_METHODS, connection_methods, sizeof connection_methods);
+  memcpy(methods + PACKET_METHODS, receiving_methods, sizeof receiving_methods);
+  memcpy(methods + PACKET_METHODS + RECEIVING_METHODS, connection_methods, sizeof connection_methods);
   return transport_add_type(module, &spec, sizeof(Part), members, &layout.stream_offset, &state->stream_type);
 }
 
