@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .resolver import GETADDRINFO, known_address
+from .resolver import GETADDRINFO, stream_address
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import INTERNET, NONBLOCK, Sockets, check_ssl_socket, connect, name_of, two_turns
 from .speed import accelerator
@@ -40,6 +40,9 @@ _functions_of = attrgetter(
     "_make_socket_transport.__func__",
 )
 
+Connecting: Any = getattr(accelerator, "Connecting", None)
+"""`_connect_bare` for a single address, in C; None where there is none."""
+
 family_of: Any = socket.SocketType.family.__get__
 """The family as a number: `socket.socket.family` looks its name up each time."""
 
@@ -49,6 +52,10 @@ class Connections(Servers):
 
     _tls_buffer: memoryview | None = None
     """Where TLS receives: see tls.py."""
+
+    def _has_own_parts(self) -> bool:
+        """Return whether the class makes connections with what is here, and asyncio's own."""
+        return bool(_parts_of(type(self)) == _PARTS)
 
     if accelerator is None:
 
@@ -181,6 +188,26 @@ class Connections(Servers):
         `ValueError` for arguments that do not go together. See
         https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_connection.
         """
+        if (
+            Connecting is not None
+            and host.__class__ is str
+            and port.__class__ is int
+            and ssl is None
+            and sock is None
+            and local_addr is None
+            and server_hostname is None
+            and ssl_handshake_timeout is None
+            and ssl_shutdown_timeout is None
+            and happy_eyeballs_delay is None
+            and not all_errors
+            and is_all_own(self)
+        ):
+            known = stream_address(host, port, family, proto)
+            if known is not None:
+                made = await Connecting(self, known, protocol_factory)
+                if self._debug:
+                    log_connected(made, host, port)
+                return made  # type: ignore[no-any-return]
         if server_hostname is not None and not ssl:
             raise ValueError("server_hostname is only meaningful with ssl")
         if server_hostname is None and ssl:
@@ -207,7 +234,7 @@ class Connections(Servers):
                 and happy_eyeballs_delay is None
                 and is_all_own(self)
             ):
-                known = known_address(host, port, family, socket.SOCK_STREAM, proto)
+                known = stream_address(host, port, family, proto)
                 if known is not None:
                     infos = [known]
                 else:
@@ -237,7 +264,7 @@ class Connections(Servers):
                 ssl_shutdown_timeout,
             )
         if self._debug:
-            logger.debug("%r connected to %s:%r: (%r, %r)", made[0].get_extra_info("socket"), host, port, *made)
+            log_connected(made, host, port)
         return made
 
     async def _connect_bare(
@@ -524,12 +551,16 @@ _parts_of = attrgetter(
 def is_all_own(loop: Any) -> bool:
     """Return whether making a connection is all ours: a part of it that a program has replaced wants to be asked."""
     return bool(
-        _parts_of(loop.__class__) == _PARTS
+        not loop._overridden
         and socket.socket is _SOCKET
         and _SOCKET.connect is _SOCKET_CONNECT
         and socket.getaddrinfo is GETADDRINFO  # which gives literals; a tool's own may give anything
-        and not loop._overridden
     )
+
+
+def log_connected(made: tuple[Any, Any], host: Any, port: Any) -> None:
+    """Say in debug mode what was made, as asyncio does."""
+    logger.debug("%r connected to %s:%r: (%r, %r)", made[0].get_extra_info("socket"), host, port, *made)
 
 
 def close_all(owned: list[int]) -> None:

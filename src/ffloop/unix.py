@@ -11,7 +11,7 @@ from asyncio.log import logger
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .connections import Connections, is_all_own
+from .connections import Connecting, Connections, is_all_own
 from .servers import ProtocolFactory, Server, check_ssl_timeouts
 from .sockets import check_ssl_socket
 
@@ -55,6 +55,8 @@ class UnixSockets(Connections):
             path = os.fspath(path)
             if not ssl and is_all_own(self):
                 info: Any = (socket.AF_UNIX, socket.SOCK_STREAM, 0, "", path)
+                if Connecting is not None:
+                    return await Connecting(self, info, protocol_factory)  # type: ignore[no-any-return]
                 return await self._connect_bare((info,), protocol_factory, False)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:

@@ -128,18 +128,19 @@ typedef struct {
   name(connection_lost, "connection_lost") name(connection_made, "connection_made") name(context, "context")               \
   name(create_connection_transport, "_create_connection_transport") name(create_future, "create_future")                   \
   name(create_task, "create_task") name(data_received, "data_received") name(datagram_received, "datagram_received")       \
-  name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop")                                      \
-  name(ensure_resolved, "_ensure_resolved") name(enter, "_enter") name(eof_received, "eof_received") name(flush, "_flush") \
-  name(fd, "_fd") name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")             \
-  name(getaddrinfo, "getaddrinfo") name(join, "join") name(loop, "loop")                                                   \
+  name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(eager_start, "eager_start")     \
+  name(ensure_resolved, "_ensure_resolved") name(enter, "_enter") name(eof_received, "eof_received") name(fd, "_fd")       \
+  name(flush, "_flush") name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")       \
+  name(getaddrinfo, "getaddrinfo") name(has_own_parts, "_has_own_parts") name(join, "join") name(loop, "loop")             \
   name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")                         \
   name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
-  name(receive, "_receive") name(refused, "_refused") name(run, "_run") name(run_once, "_run_once") name(select, "select") \
-  name(send_now, "_send_now") name(serve, "_serve") name(serve_once, "_serve_once") name(set_aside, "_set_aside")          \
-  name(set_result, "set_result") name(sock_connect, "sock_connect") name(sockname, "sockname")                             \
-  name(start_reading, "_start_reading") name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(task, "Task") \
-  name(thread_id, "_thread_id") name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled")                 \
-  name(transports, "_transports") name(wake_up, "_wake_up") name(write_to_self, "_write_to_self")
+  name(receive, "_receive") name(refused, "_refused") name(resume_reading, "resume_reading") name(run, "_run")             \
+  name(run_once, "_run_once") name(select, "select") name(send_now, "_send_now") name(serve, "_serve")                     \
+  name(serve_once, "_serve_once") name(set_aside, "_set_aside") name(set_result, "set_result")                             \
+  name(sock_connect, "sock_connect") name(sockname, "sockname") name(start_reading, "_start_reading")                      \
+  name(stop_reading, "_stop_reading") name(take_aim, "_take_aim") name(task, "Task") name(thread_id, "_thread_id")         \
+  name(time, "time") name(timer_handle_cancelled, "_timer_handle_cancelled") name(transports, "_transports")               \
+  name(wake_up, "_wake_up") name(write_to_self, "_write_to_self")
 #define DECLARE(name, text) PyObject *str_##name;
   NAMES(DECLARE)
 #undef DECLARE
@@ -314,7 +315,9 @@ typedef struct {
   Py_ssize_t at_select;    /* the selector's slot */
   PyObject *write_to_self;  /* likewise */
   unsigned type_tag, handle_tag, timer_tag; /* what the types looked like when `plain` was found out */
-  char tagged;             /* whether they all have a tag */
+  unsigned parts_tag;      /* what the class looked like when `own_parts` was found out */
+  char own_parts;          /* whether its connections are made as connections.py makes them */
+  char tagged;             /* whether the types of the tags above all have one */
   int plain;               /* PLAIN_*, or'ed */
   int replaced;            /* what was set on the instance, likewise */
   char many;               /* run_forever is our caller: the turns follow each other without going back to it */
@@ -343,7 +346,7 @@ enum {
   PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
   PLAIN_MAKE = 128, /* and its create_future() and create_task() */
   PLAIN_ALL = 255,
-  PLAIN_CONNECT = 256 /* what makes connections, on the loop itself: what the class has connections.py sees */
+  PLAIN_CONNECT = 256 /* what makes connections, on the loop itself: of the class `own_parts` tells */
 };
 
 int loop_find_out_plain(EventLoop *self);
@@ -428,6 +431,8 @@ int socket_accept(int listening, Address *own, Address *peer);
  * bytes for a name that is none of a file. None for any other family. host: NULL, or what is known to be its text. */
 PyObject *socket_name(const Address *address, PyObject *host);
 
+PyObject *socket_connect(PyObject *owned, PyObject *info);
+
 /* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
  * reference to what the factory has made, if it has. nodelay: it has Nagle's algorithm, and is to be without. server: None without one;
  * context: NULL for a copy of the current one, made after the factory has run. */
@@ -443,6 +448,8 @@ PyObject *server_name_peer(State *state, PyObject *server, uint32_t host, uint16
 /* server.c: what a server does for each connection. Where there is no type for it these call the methods. */
 int server_add_type(PyObject *module, State *state);
 int server_attach(State *state, PyObject *server);
+int connecting_add_type(PyObject *module);
+
 int server_detach(State *state, PyObject *server);
 
 /* stream.c: the stream transport, per packet; connection.c: its beginning and its end. This is what of it is kept in C, behind the slots

@@ -250,7 +250,7 @@ static int execute(PyObject *module) {
   state->watch_type = add_type(module, &watch_spec);
   if (state->ready_type == NULL || state->queue_type == NULL || state->loop_type == NULL || state->watch_type == NULL ||
       tcp_add_type(module, state) < 0 || server_add_type(module, state) < 0 || transports_add_type(module, state) < 0 ||
-      stream_add_type(module, state) < 0 || datagram_add_type(module, state) < 0)
+      stream_add_type(module, state) < 0 || datagram_add_type(module, state) < 0 || connecting_add_type(module) < 0)
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
   state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");

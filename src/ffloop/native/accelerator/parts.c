@@ -129,6 +129,20 @@ PyObject *loop_call_base(PyObject *name, EventLoop *self, PyObject *const *args,
 }
 
 PyObject *loop_is_overridden(EventLoop *self, void *unused) {
+/* Whether somebody has put something in the place of a part that makes connections: on the loop, or in its class. What the class has is
+ * connections.py's to say, once for each way that it looks. */
   (void) unused;
-  return PyBool_FromLong(self->replaced & PLAIN_CONNECT);
+  unsigned tag = LOAD(Py_TYPE(self)->tp_version_tag); /* before the look, as in loop_find_out_plain() */
+
+  if (tag == 0 || tag != self->parts_tag) {
+    PyObject *own = PyObject_CallMethodNoArgs((PyObject *) self, self->state->str_has_own_parts);
+    int is_true = own != NULL ? PyObject_IsTrue(own) : -1;
+
+    Py_XDECREF(own);
+    if (is_true < 0)
+      return NULL;
+    self->own_parts = (char) is_true;
+    self->parts_tag = tag;
+  }
+  return PyBool_FromLong(self->replaced & PLAIN_CONNECT || !self->own_parts);
 }

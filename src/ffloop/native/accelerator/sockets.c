@@ -249,22 +249,21 @@ static PyObject *own_name_of(const Address *own, const Address *peer, PyObject *
   return socket_name(own, same ? PyTuple_GET_ITEM(address, 0) : NULL);
 }
 
-/* (list, what getaddrinfo() says of a literal, or would say of a path) -> (own name, peer's name), which are None for as long as nobody has answered. The descriptor is
- * put into the list: a signal's handler that raises when this returns would lose it. Nothing here waits: the GIL is kept. */
-static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+/* (list, what getaddrinfo() says of a literal, or would say of a path) -> (own name, peer's name), which are None for as long as nobody has
+ * answered. The descriptor is put into the list: a signal's handler that raises when this returns would lose it. Nothing here waits: the GIL
+ * is kept. */
+PyObject *socket_connect(PyObject *owned, PyObject *info) {
   Address wanted, own, peer;
   long numbers[3];
   PyObject *own_name = NULL, *peer_name = NULL, *number, *result = NULL;
-  PyObject *owned = nargs > 0 ? args[0] : NULL;
   PyObject *const *parts; /* family, kind, proto, canonical name, address */
   int fd, i;
 
-  (void) module;
-  if (nargs != 2 || !PyList_CheckExact(owned) || !PyTuple_Check(args[1]) || PyTuple_GET_SIZE(args[1]) != 5) {
+  if (!PyList_CheckExact(owned) || !PyTuple_Check(info) || PyTuple_GET_SIZE(info) != 5) {
     PyErr_SetString(PyExc_TypeError, "connect() takes a list and what getaddrinfo() says");
     return NULL;
   }
-  parts = ((PyTupleObject *) args[1])->ob_item;
+  parts = ((PyTupleObject *) info)->ob_item;
   for (i = 0; i < 3; i++) {
     numbers[i] = PyLong_AsLong(parts[i]);
     if (numbers[i] == -1 && PyErr_Occurred())
@@ -309,6 +308,11 @@ failed:
   if (fd >= 0)
     close(fd);
   return NULL;
+}
+
+static PyObject *connect_one(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+  (void) module;
+  return nargs == 2 ? socket_connect(args[0], args[1]) : PyErr_Format(PyExc_TypeError, "connect() takes two arguments");
 }
 
 #define CONNECT                                                                                                                      \
