@@ -32,6 +32,21 @@ def test_callbacks_run_in_the_order_of_their_scheduling(loop):
     assert order == [0, 1, 2, 3, 4]
 
 
+def test_a_moment_in_whole_seconds_is_kept_as_it_is_and_takes_its_turn_among_the_others(loop):
+    order = []
+    moment = int(loop.time())
+    timers = [loop.call_at(when, order.append, when) for when in (moment + 0.5, moment, moment - 0.5, moment - 1)]
+    assert [type(timer.when()) for timer in timers] == [float, int, float, int]
+    late = [loop.call_at(2**60 + more, print) for more in (1, 0)]  # as floats they are the same
+    assert [timer.when() - 2**60 for timer in sorted(late)] == [0, 1]
+    loop.call_at(moment + 0.6, loop.stop)
+    loop.run_forever()
+    assert order == [moment - 1, moment - 0.5, moment, moment + 0.5]
+    timers[0].cancel()
+    for timer in late:
+        timer.cancel()
+
+
 def test_timers_fire_in_the_order_of_their_deadlines_and_never_early(loop):
     fired = []
     now = loop.time()
@@ -457,7 +472,9 @@ async def test_create_task_takes_what_the_version_takes():
 
     assert await loop.create_task(work(), name="named", context=context) == ("named", "passed")
     if sys.version_info >= (3, 14):
-        assert loop.create_task(asyncio.sleep(0, "eager"), eager_start=True).get_loop() is loop
+        task = loop.create_task(work(), name="eager", context=context, eager_start=True)
+        assert task.result() == ("eager", "passed")  # without a turn
+        assert task.get_loop() is loop
     coroutine = work()
     with pytest.raises(TypeError):
         await loop.create_task(coroutine, wrong=1)

@@ -21,7 +21,7 @@
 #include "../ffloop.h"
 
 enum { MOST_SLOTS = 16 };
-enum { RECEIVING_METHODS = 2, CONNECTION_METHODS = 7 };
+enum { RECEIVING_METHODS = 2, CONNECTION_METHODS = 9 };
 
 enum { RELEASE_AT = 64 * 1024 }; /* bytes from which on a system call takes so long that the GIL is worth giving away */
 enum { HIGH_WATER = 64 * 1024, LOW_WATER = 16 * 1024 }; /* bytes, as in stream_state.py */
@@ -99,8 +99,9 @@ typedef struct {
   PyObject *base_call_at;
   PyObject *base_create_future;
   PyObject *base_create_task;
-  PyObject *own_run_once; /* EventLoop._run_once */
+  PyObject *own_run_once; /* EventLoop._run_once, and so on */
   PyObject *own_call_at;
+  PyObject *own_time;
   PyObject *asyncio_run;  /* asyncio.Handle._run, before anybody has replaced it */
   PyObject *monotonic;   /* time.monotonic, the real one */
   PyObject *time_module, *time_dict; /* where it can be replaced */
@@ -372,6 +373,8 @@ PyObject *loop_call_soon(EventLoop *self, PyObject *const *args, Py_ssize_t narg
 PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *loop_call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *loop_get_time(EventLoop *self, PyObject *unused);
+PyObject *loop_is_running(EventLoop *self, PyObject *unused);
 PyObject *loop_get_debug(EventLoop *self, PyObject *unused);
 PyObject *loop_create_future(EventLoop *self, PyObject *unused);
 PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
@@ -427,11 +430,11 @@ typedef struct {
 
 /* A connection's descriptor, -1 with an exception. `own` is all zeros for one that has gone already. */
 int socket_accept(int listening, Address *own, Address *peer);
+
+PyObject *socket_connect(PyObject *owned, PyObject *info);
 /* The address as the socket module has it: (host, port), of IPv6 with (flow, scope) behind; of a Unix socket its path, "" without one, and
  * bytes for a name that is none of a file. None for any other family. host: NULL, or what is known to be its text. */
 PyObject *socket_name(const Address *address, PyObject *host);
-
-PyObject *socket_connect(PyObject *owned, PyObject *info);
 
 /* opening.c: a descriptor becomes a connection. Returns the transport; *fd is -1 as soon as the descriptor is a stream's. *protocol: a new
  * reference to what the factory has made, if it has. nodelay: it has Nagle's algorithm, and is to be without. server: None without one;
@@ -445,11 +448,11 @@ PyObject *loop_adopt(EventLoop *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *server_name_peer(State *state, PyObject *server, uint32_t host, uint16_t port);
 #endif
 
+int connecting_add_type(PyObject *module);
+
 /* server.c: what a server does for each connection. Where there is no type for it these call the methods. */
 int server_add_type(PyObject *module, State *state);
 int server_attach(State *state, PyObject *server);
-int connecting_add_type(PyObject *module);
-
 int server_detach(State *state, PyObject *server);
 
 /* stream.c: the stream transport, per packet; connection.c: its beginning and its end. This is what of it is kept in C, behind the slots
@@ -504,6 +507,14 @@ int stream_add_type(PyObject *module, State *state);
 long stream_descriptor(const Part *part); /* -1 when it is closed, or with an exception */
 int stream_flush(State *state, PyObject *transport);
 int stream_fatal(PyObject *transport, const char *message); /* ends the connection for the exception that is set */
+
+/* receiving.c: what arrives, and the ways in which it may. */
+enum { DELIVER, FILL, READ };
+int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
+extern PyMethodDef receiving_methods[RECEIVING_METHODS];
+
+/* connection.c: the beginning and the end. */
+int connection_receive(State *state, PyObject *transport); /* has libuv tell of what arrives */
 int connection_init(PyObject *transport, PyObject *args, PyObject *kwargs);
 /* A transport of our own on `stream`, a Tcp, which is its to close even if there is an exception; a new reference. */
 PyObject *connection_new(State *state, PyObject *loop, PyObject *stream, PyObject *protocol, const Names *names, PyObject *server,
@@ -514,14 +525,6 @@ extern PyMethodDef connection_methods[CONNECTION_METHODS];
 extern PyGetSetDef connection_properties[];
 
 /* transports.c: which transport has which descriptor. */
-
-/* receiving.c: what arrives, and the ways in which it may. */
-enum { DELIVER, FILL, READ };
-int stream_receive(State *state, PyObject *transport, int64_t nread, int64_t offset);
-extern PyMethodDef receiving_methods[RECEIVING_METHODS];
-
-/* connection.c: the beginning and the end. */
-int connection_receive(State *state, PyObject *transport); /* has libuv tell of what arrives */
 int transports_add_type(PyObject *module, State *state);
 int transports_introduce(State *state, PyObject *transports, PyObject *fd, PyObject *transport);
 void transports_forget(PyObject *transport); /* a stream transport, which is about to go */

@@ -351,7 +351,22 @@ static PyObject *start_reading(PyObject *self, PyObject *unused) {
   Py_RETURN_NONE;
 }
 
+/* What programs do for every message that they have taken, whether it was paused or not. */
+static PyObject *resume_reading(PyObject *self, PyObject *unused) {
+  Part *part = part_of(self);
+
+  (void) unused;
+  if (part->closing || !part->paused)
+    Py_RETURN_NONE;
+  return call_pure(self, part->state->str_resume_reading);
+}
+
 /* The end */
+
+static PyObject *is_closing(PyObject *self, PyObject *unused) {
+  (void) unused;
+  return PyBool_FromLong(LOAD(part_of(self)->closing));
+}
 
 /* Runs a call in the connection's context, or in a copy when the protocol runs the loop from inside of that one. */
 static PyObject *call_inside(PyObject *self, PyObject *callback, PyObject *const *args, Py_ssize_t nargs) {
@@ -566,6 +581,8 @@ PyMethodDef connection_methods[CONNECTION_METHODS] = {
   {"_call_connection_lost", call_connection_lost, METH_O, NULL},
   {"get_extra_info", FUNCTION(get_extra_info), METH_FASTCALL | METH_KEYWORDS,
    "get_extra_info($self, name, default=None)\n--\n\nReturn a fact about the connection, or `default`."},
+  {"is_closing", is_closing, METH_NOARGS, "is_closing($self, /)\n--\n\nReturn whether it is closed, or about to be."},
+  {"resume_reading", resume_reading, METH_NOARGS, "resume_reading($self, /)\n--\n\nDeliver again, what was kept first."},
   {"close", close_from_python, METH_NOARGS, "close($self, /)\n--\n\nSend what is queued, then close."},
 };
 

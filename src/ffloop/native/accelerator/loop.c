@@ -436,6 +436,8 @@ static PyMethodDef methods[] = {
   {"create_future", FUNCTION(loop_create_future), METH_NOARGS, "create_future($self, /)\n--\n\nReturn a future that belongs to the loop."},
   {"create_task", FUNCTION(loop_create_task), METH_FASTCALL | METH_KEYWORDS,
    "create_task($self, coro, " TASK_KEYWORDS ")\n--\n\nRun a coroutine as a task; return the task."},
+  {"time", FUNCTION(loop_get_time), METH_NOARGS, "time($self, /)\n--\n\nReturn the time in seconds, of a clock that is never set back."},
+  {"is_running", FUNCTION(loop_is_running), METH_NOARGS, "is_running($self, /)\n--\n\nReturn whether the loop runs."},
   {"get_debug", FUNCTION(loop_get_debug), METH_NOARGS, "get_debug($self, /)\n--\n\nReturn whether the debug mode is on."},
   {"_run_once", FUNCTION(run_once), METH_NOARGS, "Run one turn of the loop; many, when run_forever() is the caller."},
   {"_accelerate", FUNCTION(accelerate), METH_VARARGS, NULL},

@@ -254,7 +254,8 @@ static int execute(PyObject *module) {
     return -1;
   state->own_run_once = PyObject_GetAttrString((PyObject *) state->loop_type, "_run_once");
   state->own_call_at = PyObject_GetAttrString((PyObject *) state->loop_type, "call_at");
-  return state->own_run_once != NULL && state->own_call_at != NULL ? 0 : -1;
+  state->own_time = PyObject_GetAttrString((PyObject *) state->loop_type, "time");
+  return state->own_run_once != NULL && state->own_call_at != NULL && state->own_time != NULL ? 0 : -1;
 }
 
 #define EACH_OBJECT(state, visit)                                                                                          \
@@ -291,6 +292,7 @@ static int execute(PyObject *module) {
     visit(state->asyncio_run);                                                                                             \
     visit(state->own_run_once);                                                                                            \
     visit(state->own_call_at);                                                                                             \
+    visit(state->own_time);                                                                                                \
     visit(state->base_loop);                                                                                               \
     visit(state->base_dict);                                                                                               \
     visit(state->base_time);                                                                                               \

@@ -12,11 +12,12 @@ int loop_find_out_plain(EventLoop *self) {
     PyObject *owner, *name, *wanted;
     int flag;
   } checks[] = {
-    {(PyObject *) type, state->str_time, state->base_time, PLAIN_TIME},
+    {(PyObject *) type, state->str_time, state->own_time, PLAIN_TIME},
     {(PyObject *) type, state->str_call_at, state->own_call_at, PLAIN_CALL_AT},
     {(PyObject *) type, state->str_write_to_self, self->write_to_self, PLAIN_WAKE},
     {(PyObject *) type, state->str_run_once, state->own_run_once, PLAIN_TURN},
     {(PyObject *) type, state->str_process_events, self->process_events, PLAIN_EVENTS},
+    {base, state->str_time, state->base_time, PLAIN_TIME},
     {base, state->str_call_soon, state->base_call_soon, PLAIN_SOON},
     {base, state->str_call_soon_threadsafe, state->base_call_soon_threadsafe, PLAIN_SOON},
     {base, state->str_call_later, state->base_call_later, PLAIN_BASE_AT},
@@ -128,12 +129,12 @@ PyObject *loop_call_base(PyObject *name, EventLoop *self, PyObject *const *args,
   return result;
 }
 
-PyObject *loop_is_overridden(EventLoop *self, void *unused) {
 /* Whether somebody has put something in the place of a part that makes connections: on the loop, or in its class. What the class has is
  * connections.py's to say, once for each way that it looks. */
-  (void) unused;
+PyObject *loop_is_overridden(EventLoop *self, void *unused) {
   unsigned tag = LOAD(Py_TYPE(self)->tp_version_tag); /* before the look, as in loop_find_out_plain() */
 
+  (void) unused;
   if (tag == 0 || tag != self->parts_tag) {
     PyObject *own = PyObject_CallMethodNoArgs((PyObject *) self, self->state->str_has_own_parts);
     int is_true = own != NULL ? PyObject_IsTrue(own) : -1;

@@ -97,14 +97,52 @@ PyObject *loop_call_soon_threadsafe(EventLoop *self, PyObject *const *args, Py_s
   return handle;
 }
 
+/* Timeouts ask for it, several times for each request. */
+PyObject *loop_get_time(EventLoop *self, PyObject *unused) {
+#ifdef __linux__
+  int own = loop_plain(self);
+
+  if (own < 0)
+    PyErr_Clear();
+  if (own > 0 && own & PLAIN_TIME && loop_has_real_clock(self->state))
+    return PyFloat_FromDouble((double) monotonic_ns() / 1e9);
+#endif
+  (void) unused;
+  return loop_call_base(self->state->str_time, self, NULL, 0, NULL);
+}
+
+/* Tasks that start at once ask it, and whoever looks for a loop. */
+PyObject *loop_is_running(EventLoop *self, PyObject *unused) {
+  (void) unused;
+  return PyBool_FromLong(self->thread_id != NULL && self->thread_id != Py_None);
+}
+
 /* Futures and tasks ask it when they are made. */
 PyObject *loop_get_debug(EventLoop *self, PyObject *unused) {
   (void) unused;
   return Py_NewRef(self->debug != NULL ? self->debug : Py_False);
 }
 
-/* Takes the reference to `when`. */
-static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
+/* The seconds that `number` stands for. 0 for what is neither a float nor an int that is one exactly: that BaseEventLoop gets. */
+static int get_seconds(PyObject *number, double *seconds) {
+  static const double LARGEST = 9007199254740992.0; /* 2^53 */
+
+  if (PyFloat_CheckExact(number)) {
+    *seconds = PyFloat_AS_DOUBLE(number);
+    return 1;
+  }
+  if (!PyLong_CheckExact(number))
+    return 0;
+  *seconds = PyLong_AsDouble(number);
+  if (*seconds == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    return 0;
+  }
+  return *seconds <= LARGEST && *seconds >= -LARGEST;
+}
+
+/* Takes the reference to `when`, which is in so many seconds of the loop's clock. */
+static PyObject *add_timer(EventLoop *self, PyObject *when, double seconds, PyObject *const *args, Py_ssize_t nargs, PyObject *context) {
   State *state = self->state;
   PyObject *timer = handle_new(state, TIMER, (PyObject *) self, args[0], args + 1, nargs - 1, context);
 
@@ -115,7 +153,7 @@ static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *arg
   }
   SLOT(timer, layout.when) = when;
   due_of(timer)->number = Py_NewRef(when);
-  due_of(timer)->when = PyFloat_AS_DOUBLE(when);
+  due_of(timer)->when = seconds;
   if (timers_push(state, self->scheduled, timer) < 0) {
     Py_DECREF(timer);
     return NULL;
@@ -126,11 +164,12 @@ static PyObject *add_timer(EventLoop *self, PyObject *when, PyObject *const *arg
 
 PyObject *loop_call_at(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   PyObject *context;
+  double when;
 
-  if (!is_common(self, PLAIN_BASE_AT, args, nargs, 2, kwnames, &context) || !PyFloat_CheckExact(args[0]) ||
-      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+  if (!is_common(self, PLAIN_BASE_AT, args, nargs, 2, kwnames, &context) || !get_seconds(args[0], &when) || self->scheduled == NULL ||
+      !PyList_CheckExact(self->scheduled))
     return loop_call_base(self->state->str_call_at, self, args, nargs, kwnames);
-  return add_timer(self, Py_NewRef(args[0]), args + 1, nargs - 1, context);
+  return add_timer(self, Py_NewRef(args[0]), when, args + 1, nargs - 1, context);
 }
 
 PyObject *loop_call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -138,21 +177,12 @@ PyObject *loop_call_later(EventLoop *self, PyObject *const *args, Py_ssize_t nar
   double delay, now;
 
   if (!is_common(self, PLAIN_CALL_AT | PLAIN_BASE_AT | PLAIN_TIME, args, nargs, 2, kwnames, &context) ||
-      self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
+      !get_seconds(args[0], &delay) || self->scheduled == NULL || !PyList_CheckExact(self->scheduled))
     return loop_call_base(self->state->str_call_later, self, args, nargs, kwnames);
-  if (PyFloat_CheckExact(args[0])) {
-    delay = PyFloat_AS_DOUBLE(args[0]);
-  } else if (PyLong_CheckExact(args[0])) {
-    delay = PyLong_AsDouble(args[0]);
-    if (delay == -1.0 && PyErr_Occurred())
-      return NULL;
-  } else {
-    return loop_call_base(self->state->str_call_later, self, args, nargs, kwnames);
-  }
   if (loop_time(self, 1, &now) < 0)
     return NULL;
   when = PyFloat_FromDouble(now + delay);
-  return when != NULL ? add_timer(self, when, args + 1, nargs - 1, context) : NULL;
+  return when != NULL ? add_timer(self, when, now + delay, args + 1, nargs - 1, context) : NULL;
 }
 
 /* What awaits: asyncio's own classes, made as its functions make them. */
@@ -189,17 +219,25 @@ static int is_name(PyObject *name, PyObject *wanted) {
   return name == wanted || PyUnicode_Compare(name, wanted) == 0;
 }
 
-/* With no keywords but a name and a context, which every version's has. */
+/* Which keywords create_task() passes on to the task; whatever it does with others BaseEventLoop's does. */
+static int is_for_task(const State *state, PyObject *name) {
+#if PY_VERSION_HEX >= 0x030e0000
+  if (is_name(name, state->str_eager_start))
+    return 1;
+#endif
+  return is_name(name, state->str_name_of) || is_name(name, state->str_context);
+}
+
 PyObject *loop_create_task(EventLoop *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   State *state = self->state;
   Py_ssize_t count = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0, i;
-  PyObject *stack[4], *names, *task;
+  PyObject *stack[5], *names, *task;
 
-  if (!may_make(self) || self->task_factory != Py_None || nargs != 1 || count > 2 ||
+  if (!may_make(self) || self->task_factory != Py_None || nargs != 1 || count > 3 ||
       !is_in_c(state->tasks_dict, state->str_task, state->task_class))
     return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
   for (i = 0; i < count; i++) {
-    if (!is_name(PyTuple_GET_ITEM(kwnames, i), state->str_name_of) && !is_name(PyTuple_GET_ITEM(kwnames, i), state->str_context))
+    if (!is_for_task(state, PyTuple_GET_ITEM(kwnames, i)))
       return loop_call_base(state->str_create_task, self, args, nargs, kwnames);
   }
   stack[0] = args[0];
