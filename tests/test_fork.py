@@ -209,6 +209,27 @@ loop.close()
 """) == ["alive"]
 
 
+def test_a_fork_while_a_handle_is_made_says_nothing():
+    assert run("""
+from ffloop import uv
+from ffloop.uv.handle import Handle
+
+def create(*arguments):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    print(join(pid))
+    raise OSError("not made")
+
+loop = uv.Loop()
+try:
+    Handle.__init__(uv.Poll.__new__(uv.Poll), loop, create)
+except OSError as exc:
+    print(str(exc).split()[0])
+loop.close()
+""") == ["0", "not"]
+
+
 def test_signals_of_a_child_do_not_reach_the_parent():
     assert run("""
 async def main():

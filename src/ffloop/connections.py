@@ -550,7 +550,7 @@ _parts_of = attrgetter(
 
 def is_all_own(loop: Any) -> bool:
     """Return whether making a connection is all ours: a part of it that a program has replaced wants to be asked."""
-    return bool(
+    return (
         not loop._overridden
         and socket.socket is _SOCKET
         and _SOCKET.connect is _SOCKET_CONNECT

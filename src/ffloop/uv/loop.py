@@ -379,7 +379,8 @@ class Loop:
             return
         if lib.ffloop_loop_fork(self._c) == 0:
             for handle in self.handles.values():
-                handle._after_fork()
+                if handle._c is not None:  # else another thread was making it, which is not here
+                    handle._after_fork()
             return
         for handle in self.handles.values():
             handle._c = None
