@@ -10,6 +10,7 @@ import contextvars
 import errno
 import gc
 import heapq
+import math
 import os
 import platform
 import random
@@ -626,6 +627,20 @@ def test_many_timers_that_are_due_at_once_run_in_order_and_the_others_wait(loop,
     assert sorted(heap) == [timers[number].when() for number in range(1, later + 1)]
     for timer in timers.values():
         timer.cancel()
+
+
+def test_many_timers_of_moments_of_any_sign_and_size_run_in_order(loop):
+    choose = random.Random(7)
+    moments = [choose.uniform(-1, 1) * 10.0 ** choose.randrange(-300, 1) for _ in range(300)]
+    moments += [-math.inf, -1e300, -5e-324, 0.0, 5e-324, -(2**53), -7]
+    choose.shuffle(moments)
+    ran = []
+    for moment in moments:
+        loop.call_at(moment, ran.append, moment)
+    loop.call_soon(loop.stop)
+    loop.time = lambda: 1.0
+    loop.run_forever()
+    assert ran == sorted(moments)
 
 
 def test_timers_that_were_cancelled_in_numbers_leave_the_heap(loop):

