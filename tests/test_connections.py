@@ -470,6 +470,118 @@ async def test_a_factory_that_raises_leaves_nothing_open(no_leaks):
     await asyncio.sleep(0.01)
 
 
+async def test_a_factory_that_has_none_left_raises_what_a_coroutine_may_raise(no_leaks):
+    loop = asyncio.get_running_loop()
+    if sys.implementation.name == "pypy" and not isinstance(loop, ffloop.Loop):
+        pytest.skip("asyncio leaves the socket to the garbage collector")
+    async with await listening() as server:
+        # Whoever awaits a StopIteration takes it for a result.
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await loop.create_connection(iter([]).__next__, *server.sockets[0].getsockname())
+        assert isinstance(caught.value.__cause__, StopIteration)
+        del caught  # its traceback leads to the socket that asyncio leaves open
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", ["send", "throw"])
+@pytest.mark.parametrize("when", ["from the factory", "afterwards"])
+async def test_whoever_goes_on_with_what_is_awaited_in_the_midst_or_at_the_end_takes_nothing_away(no_leaks, way, when):
+    loop = asyncio.get_running_loop()
+    files = []
+
+    def go_on():
+        with pytest.raises((RuntimeError, ValueError), match="already"):
+            getattr(awaited, way)(None if way == "send" else ZeroDivisionError())
+        files.append(open(os.devnull))  # has the number of what was closed
+
+    def factory():
+        if when == "from the factory":
+            go_on()
+        return asyncio.Protocol()
+
+    async with await listening() as server:
+        connecting = loop.create_connection(factory, *server.sockets[0].getsockname())
+        task = loop.create_task(connecting)
+        await asyncio.sleep(0)
+        awaited = connecting.cr_await
+        transport, _ = await task
+        if when == "afterwards":
+            go_on()
+        assert not transport.is_closing()
+        assert transport.get_extra_info("socket").fileno() != files[0].fileno()
+        transport.close()
+        await asyncio.sleep(0.01)
+        assert os.fstat(files[0].fileno())
+        files[0].close()
+
+
+@ffloop_only
+async def test_a_protocol_that_is_taken_away_as_it_is_told_is_missed():
+    loop = asyncio.get_running_loop()
+    transports = []
+
+    class Client(asyncio.Protocol):
+        @property
+        def connection_made(self):
+            for known in list(loop._transports.values()):
+                transport = known()
+                if getattr(transport, "_protocol", None) is self:
+                    transports.append(transport)
+                    del transport._protocol
+            return lambda transport: None
+
+    async with await listening() as server:
+        with pytest.raises(AttributeError):
+            await loop.create_connection(Client, *server.sockets[0].getsockname())
+        for transport in transports:
+            transport.set_protocol(asyncio.Protocol())  # which is to hear of the end
+            transport.abort()
+        await asyncio.sleep(0.01)
+
+
+@ffloop_only
+async def test_the_descriptor_is_open_until_nobody_waits_for_its_connection(no_leaks, monkeypatch):
+    loop = asyncio.get_running_loop()
+    until_named = loop._until_named
+    closed = []
+
+    async def watched(fd, info):
+        try:
+            return await until_named(fd, info)
+        finally:
+            os.fstat(fd)
+            closed.append(fd)
+
+    async def misnamed(fd, info):
+        return [None]
+
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(2)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        info = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
+        monkeypatch.setattr(loop, "_until_named", watched)
+        if connections.Connecting is not None:
+            connecting = connections.Connecting(loop, info, asyncio.Protocol)
+            connecting.send(None)
+            del connecting  # nobody has closed it
+            assert len(closed) == 1
+        connecting = loop.create_connection(asyncio.Protocol, *address)
+        connecting.send(None)
+        connecting.close()
+        assert closed
+        monkeypatch.setattr(loop, "_until_named", misnamed)
+        with pytest.raises((TypeError, ValueError)):
+            await loop.create_connection(asyncio.Protocol, *address)
+        for filler in fillers:
+            filler.close()
+    await asyncio.sleep(0.01)
+
+
 async def test_a_connection_that_has_to_wait_is_made_at_last(no_leaks):
     loop = asyncio.get_running_loop()
     with socket.socket() as full:

@@ -69,7 +69,7 @@ typedef struct {
   PyObject *names;          /* (own, peer's) */
   PyObject *naming;         /* the coroutine that waits for them, where connecting takes time */
   PyObject *transport, *protocol;
-  enum { NEW, NAMING, FIRST_TURN, SECOND_TURN, MADE, TOLD, OVER } step;
+  enum { NEW, NAMING, FIRST_TURN, SECOND_TURN, MADE, TOLD, BUSY, OVER } step; /* BUSY: inside of one, which can run any code */
 } Connecting;
 
 /* Ends it before its time: what is there by now is closed. What exception is set stays. */
@@ -87,15 +87,50 @@ static void give_up(Connecting *self) {
     restore_exception(exception);
 }
 
+/* Ends the coroutine that waits for the names, if one does: it watches the descriptor, which is to be open until then. */
+static int end_naming(Connecting *self) {
+  if (self->step != NAMING)
+    return 0;
+  self->step = BUSY;
+  return tell(PyObject_CallMethodNoArgs(self->naming, self->loop->state->str_close));
+}
+
+/* Ends it for the exception that is set. A coroutine raises no StopIteration: whoever awaits it would take that for its result. */
+static PyObject *fail(Connecting *self) {
+  if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+    PyObject *stop = take_exception(), *error;
+
+    PyErr_SetString(PyExc_RuntimeError, "coroutine raised StopIteration");
+    error = take_exception();
+    PyException_SetContext(error, Py_NewRef(stop));
+    PyException_SetCause(error, stop);
+    restore_exception(error);
+  }
+  give_up(self);
+  return NULL;
+}
+
+/* Whether it can go on: not inside of a step, nor when it is over, as little as a coroutine. 0 with an exception. */
+static int may_go_on(const Connecting *self) {
+  if (self->step == BUSY)
+    PyErr_SetString(PyExc_ValueError, "Connecting already executing");
+  else if (self->step == OVER)
+    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited Connecting");
+  return self->step != BUSY && self->step != OVER;
+}
+
 /* Makes the connection's transport, which says so to the protocol in the next turn. */
 static int adopt(Connecting *self) {
   PyObject *args[] = {self->owned, PyTuple_GET_ITEM(self->names, 0), PyTuple_GET_ITEM(self->names, 1), self->factory};
 
-  self->step = OVER; /* the factory can run any code, and this is to go on once */
   self->transport = loop_adopt(self->loop, args, 4);
   if (self->transport == NULL)
     return -1;
   self->protocol = Py_XNewRef(part_of(self->transport)->protocol);
+  if (self->protocol == NULL) {
+    PyErr_SetString(PyExc_AttributeError, "something has taken the protocol away");
+    return -1;
+  }
   self->step = MADE;
   return 0;
 }
@@ -120,11 +155,13 @@ static int begin_waiting(Connecting *self) {
 }
 
 /* One step: what the task is to wait for, a new reference, None for the next turn; NULL with an exception, or at the end, when the step
- * is OVER and `step` has its result. */
+ * is OVER and `result` has what there is. */
 static PyObject *take_step(Connecting *self, PyObject **result) {
-  switch (self->step) {
+  int step = self->step;
+
+  self->step = BUSY;
+  switch (step) {
   case NEW:
-    self->step = OVER; /* as in adopt(): an audit hook */
     self->names = socket_connect(self->owned, self->info);
     if (self->names == NULL || begin_waiting(self) < 0)
       return NULL;
@@ -135,8 +172,14 @@ static PyObject *take_step(Connecting *self, PyObject **result) {
     PyObject *value = NULL;
     PySendResult sent = PyIter_Send(self->naming, Py_None, &value);
 
+    if (sent == PYGEN_NEXT)
+      self->step = NAMING;
     if (sent != PYGEN_RETURN)
       return value;
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) {
+      Py_DECREF(value);
+      return PyErr_Format(PyExc_TypeError, "_until_named() returns two names");
+    }
     Py_SETREF(self->names, value);
     if (adopt(self) < 0)
       return NULL;
@@ -152,30 +195,29 @@ static PyObject *take_step(Connecting *self, PyObject **result) {
   case MADE: /* connection_made() is called in this turn, */
     self->step = TOLD;
     Py_RETURN_NONE;
-  case TOLD: /* and was called in the last one */
+  default: /* TOLD: and was called in the last one */
     *result = PyTuple_Pack(2, self->transport, self->protocol);
     if (*result != NULL)
       self->step = OVER;
-    return NULL;
-  default:
-    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited Connecting");
     return NULL;
   }
 }
 
 static PyObject *next(PyObject *object) {
   Connecting *self = (Connecting *) object;
-  PyObject *result = NULL, *awaited = take_step(self, &result), *stop;
+  PyObject *result = NULL, *awaited, *stop;
 
+  if (!may_go_on(self))
+    return NULL;
+  awaited = take_step(self, &result);
   if (awaited != NULL)
     return awaited;
   stop = result != NULL ? PyObject_CallOneArg(PyExc_StopIteration, result) : NULL; /* a tuple would be taken for its arguments */
   Py_XDECREF(result);
-  if (stop != NULL)
-    PyErr_SetObject(PyExc_StopIteration, stop);
-  else
-    give_up(self);
-  Py_XDECREF(stop);
+  if (stop == NULL)
+    return fail(self);
+  PyErr_SetObject(PyExc_StopIteration, stop);
+  Py_DECREF(stop);
   return NULL;
 }
 
@@ -191,13 +233,18 @@ static PyObject *throw(PyObject *object, PyObject *const *args, Py_ssize_t nargs
 
   if (nargs < 1 || nargs > 3)
     return PyErr_Format(PyExc_TypeError, "throw() takes an exception");
+  if (!may_go_on(self))
+    return NULL;
   if (self->step == NAMING) {
-    PyObject *method = PyObject_GetAttrString(self->naming, "throw");
-    PyObject *awaited = method != NULL ? PyObject_Vectorcall(method, args, (size_t) nargs, NULL) : NULL;
+    PyObject *method = PyObject_GetAttrString(self->naming, "throw"), *awaited;
 
+    self->step = BUSY;
+    awaited = method != NULL ? PyObject_Vectorcall(method, args, (size_t) nargs, NULL) : NULL;
     Py_XDECREF(method);
-    if (awaited != NULL)
-      return awaited; /* it waits for something else first */
+    if (awaited != NULL) {
+      self->step = NAMING; /* it waits for something else first */
+      return awaited;
+    }
   } else if (PyExceptionInstance_Check(args[0])) {
     PyErr_SetObject((PyObject *) Py_TYPE(args[0]), args[0]);
   } else if (PyExceptionClass_Check(args[0])) {
@@ -205,25 +252,37 @@ static PyObject *throw(PyObject *object, PyObject *const *args, Py_ssize_t nargs
   } else {
     return PyErr_Format(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException");
   }
-  give_up(self);
-  return NULL;
+  return fail(self);
 }
 
 static PyObject *close_connecting(PyObject *object, PyObject *unused) {
   Connecting *self = (Connecting *) object;
-  PyObject *closed = self->step == NAMING ? PyObject_CallMethodNoArgs(self->naming, self->loop->state->str_close) : Py_NewRef(Py_None);
+  int status;
 
   (void) unused;
-  if (self->step != OVER)
-    give_up(self);
-  return closed;
+  if (self->step == OVER)
+    Py_RETURN_NONE;
+  if (!may_go_on(self))
+    return NULL;
+  status = end_naming(self);
+  give_up(self);
+  if (status < 0)
+    return NULL;
+  Py_RETURN_NONE;
 }
 
 static void finalize(PyObject *object) {
   Connecting *self = (Connecting *) object;
+  PyObject *exception;
 
-  if (self->step != OVER)
-    give_up(self);
+  if (self->step == OVER)
+    return;
+  exception = PyErr_Occurred() ? take_exception() : NULL;
+  if (end_naming(self) < 0)
+    PyErr_WriteUnraisable(object);
+  give_up(self);
+  if (exception != NULL)
+    restore_exception(exception);
 }
 
 static int traverse(PyObject *object, visitproc visit, void *arg) {
