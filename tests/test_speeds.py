@@ -312,7 +312,9 @@ def test_another_time_module_for_base_events_moves_the_timers(loop, monkeypatch)
     assert loop.call_later(1, print).when() == 6.0
 
 
-@pytest.mark.parametrize("name", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "_run_once", "time"])
+@pytest.mark.parametrize(
+    "name", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "_run_once", "time", "is_running"]
+)
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_method_that_is_replaced_in_base_event_loop_is_called(loop, monkeypatch, name, debug):
     real, called = getattr(asyncio.BaseEventLoop, name), []

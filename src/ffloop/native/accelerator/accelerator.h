@@ -99,6 +99,7 @@ typedef struct {
   PyObject *base_call_at;
   PyObject *base_create_future;
   PyObject *base_create_task;
+  PyObject *base_is_running;
   PyObject *own_run_once; /* EventLoop._run_once, and so on */
   PyObject *own_call_at;
   PyObject *own_time;
@@ -132,7 +133,8 @@ typedef struct {
   name(del, "__del__") name(detach, "_detach") name(done, "done") name(drop, "_drop") name(eager_start, "eager_start")     \
   name(ensure_resolved, "_ensure_resolved") name(enter, "_enter") name(eof_received, "eof_received") name(fd, "_fd")       \
   name(flush, "_flush") name(future, "Future") name(get_buffer, "get_buffer") name(get_extra_info, "get_extra_info")       \
-  name(getaddrinfo, "getaddrinfo") name(has_own_parts, "_has_own_parts") name(join, "join") name(loop, "loop")             \
+  name(getaddrinfo, "getaddrinfo") name(has_own_parts, "_has_own_parts") name(is_running, "is_running")                    \
+  name(join, "join") name(loop, "loop")                                                                                    \
   name(make_socket_transport, "_make_socket_transport") name(maybe_pause, "_maybe_pause_protocol")                         \
   name(monotonic, "monotonic") name(name_of, "name") name(peername, "peername") name(process_events, "_process_events")    \
   name(receive, "_receive") name(refused, "_refused") name(resume_reading, "resume_reading") name(run, "_run")             \
@@ -346,8 +348,9 @@ enum {
   PLAIN_SOON = 32,   /* BaseEventLoop's call_soon() and call_soon_threadsafe(), which ours stand in front of */
   PLAIN_BASE_AT = 64, /* and its call_at() and call_later() */
   PLAIN_MAKE = 128, /* and its create_future() and create_task() */
-  PLAIN_ALL = 255,
-  PLAIN_CONNECT = 256 /* what makes connections, on the loop itself: of the class `own_parts` tells */
+  PLAIN_RUNNING = 256, /* and its is_running() */
+  PLAIN_ALL = 511,
+  PLAIN_CONNECT = 512 /* what makes connections, on the loop itself: of the class `own_parts` tells */
 };
 
 int loop_find_out_plain(EventLoop *self);

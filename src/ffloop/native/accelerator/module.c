@@ -177,6 +177,7 @@ static int take_loop(State *state) {
     {&state->base_call_soon, "call_soon"}, {&state->base_call_soon_threadsafe, "call_soon_threadsafe"},
     {&state->base_call_at, "call_at"},     {&state->base_call_later, "call_later"},
     {&state->base_create_future, "create_future"}, {&state->base_create_task, "create_task"},
+    {&state->base_is_running, "is_running"},
   };
   PyObject *events = PyImport_ImportModule("asyncio.base_events");
   size_t i;
@@ -303,6 +304,7 @@ static int execute(PyObject *module) {
     visit(state->base_call_at);                                                                                            \
     visit(state->base_create_future);                                                                                      \
     visit(state->base_create_task);                                                                                        \
+    visit(state->base_is_running);                                                                                         \
     visit(state->monotonic);                                                                                               \
     visit(state->time_module);                                                                                             \
     visit(state->time_dict);                                                                                               \

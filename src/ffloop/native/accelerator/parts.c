@@ -24,6 +24,7 @@ int loop_find_out_plain(EventLoop *self) {
     {base, state->str_call_at, state->base_call_at, PLAIN_BASE_AT},
     {base, state->str_create_future, state->base_create_future, PLAIN_MAKE},
     {base, state->str_create_task, state->base_create_task, PLAIN_MAKE},
+    {base, state->str_is_running, state->base_is_running, PLAIN_RUNNING},
     {base, state->str_run_once, state->base_run_once, PLAIN_TURN},
     {(PyObject *) state->handle_type, state->str_run, state->asyncio_run, PLAIN_TURN},
     {(PyObject *) state->timer_type, state->str_run, state->asyncio_run, PLAIN_TURN},

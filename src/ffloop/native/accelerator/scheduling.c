@@ -113,8 +113,15 @@ PyObject *loop_get_time(EventLoop *self, PyObject *unused) {
 
 /* Tasks that start at once ask it, and whoever looks for a loop. */
 PyObject *loop_is_running(EventLoop *self, PyObject *unused) {
+  int own = loop_plain(self);
+  PyObject *thread = LOAD(self->thread_id);
+
   (void) unused;
-  return PyBool_FromLong(self->thread_id != NULL && self->thread_id != Py_None);
+  if (own < 0)
+    PyErr_Clear();
+  if (own < 0 || !(own & PLAIN_RUNNING) || thread == NULL)
+    return loop_call_base(self->state->str_is_running, self, NULL, 0, NULL);
+  return PyBool_FromLong(thread != Py_None);
 }
 
 /* Futures and tasks ask it when they are made. */
