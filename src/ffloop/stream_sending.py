@@ -20,9 +20,6 @@ FLUSH_AT = 32 * 1024
 CALM = 8
 """A transport that has written so often, and never twice in a turn, is expected to go on like that."""
 
-PORTION = 256 * 1024
-"""Bytes that libuv gets to write at a time, of what the kernel does not take at once."""
-
 
 class Sending(State):
     """What a stream transport does with what is to leave."""
@@ -185,11 +182,11 @@ class Sending(State):
 
     def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken."""
-        # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark or
-        # before, so that the protocol is resumed as soon as no more than that is left.
+        # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark, so that
+        # the protocol is resumed as soon as no more than that is left.
         try:
             above = len(rest) - int(self._low_water)
-            portion = min(PORTION, above) if above > 0 else len(rest)
+            portion = above if above > 0 else len(rest)
             self._rest = rest[portion:]
             self._writing = True
             self._stream.write(rest[:portion], self._on_written)
