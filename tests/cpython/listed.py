@@ -57,6 +57,10 @@ for test in (
 ):
     NOT_RUN[f"test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_{test}"] = MOCK_SOCKET
 
+if sys.version_info < (3, 13):
+    reason = "its threads count with one mock object, whose counter can miss one; newer versions count with a list"
+    NOT_RUN["test_threads.ToThreadTests.test_to_thread_concurrent"] = reason
+
 # Tests that fail. One that passes all the same is an error.
 NOT_PASSING = {
     "test_base_events.BaseEventLoopTests.test_not_implemented": "it tests what BaseEventLoop leaves to its subclasses",
