@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import contextvars
 import errno
 import gc
@@ -538,6 +539,19 @@ async def test_a_protocol_that_is_taken_away_as_it_is_told_is_missed():
         await asyncio.sleep(0.01)
 
 
+@contextlib.contextmanager
+def full_queue():
+    """A listening socket, with so many connections waiting that the next one has to."""
+    with socket.socket() as full, contextlib.ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full
+
+
 @ffloop_only
 async def test_the_descriptor_is_open_until_nobody_waits_for_its_connection(no_leaks, monkeypatch):
     loop = asyncio.get_running_loop()
@@ -554,14 +568,8 @@ async def test_the_descriptor_is_open_until_nobody_waits_for_its_connection(no_l
     async def misnamed(fd, info):
         return [None]
 
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
+    with full_queue() as full:
         address = full.getsockname()
-        fillers = [socket.socket() for _ in range(2)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(address)
         info = (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
         monkeypatch.setattr(loop, "_until_named", watched)
         if connections.Connecting is not None:
@@ -569,28 +577,21 @@ async def test_the_descriptor_is_open_until_nobody_waits_for_its_connection(no_l
             connecting.send(None)
             del connecting  # nobody has closed it
             assert len(closed) == 1
+            closed.clear()
         connecting = loop.create_connection(asyncio.Protocol, *address)
         connecting.send(None)
         connecting.close()
-        assert closed
+        assert len(closed) == 1
         monkeypatch.setattr(loop, "_until_named", misnamed)
         with pytest.raises((TypeError, ValueError)):
             await loop.create_connection(asyncio.Protocol, *address)
-        for filler in fillers:
-            filler.close()
     await asyncio.sleep(0.01)
 
 
 async def test_a_connection_that_has_to_wait_is_made_at_last(no_leaks):
     loop = asyncio.get_running_loop()
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
+    with full_queue() as full:
         address = full.getsockname()
-        fillers = [socket.socket() for _ in range(2)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(address)
         connecting = loop.create_task(loop.create_connection(asyncio.Protocol, *address))
         await asyncio.sleep(0.05)
         assert not connecting.done()
@@ -603,8 +604,8 @@ async def test_a_connection_that_has_to_wait_is_made_at_last(no_leaks):
         assert transport.get_extra_info("peername") == address
         assert transport.get_extra_info("sockname") == transport.get_extra_info("socket").getsockname()
         transport.close()
-        for sock in (*fillers, *(connection for connection, _ in accepted)):
-            sock.close()
+        for connection, _ in accepted:
+            connection.close()
     await asyncio.sleep(0.01)
 
 

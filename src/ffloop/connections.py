@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .resolver import GETADDRINFO, stream_address
+from .resolver import GETADDRINFO, known_address
 from .servers import Connection, ProtocolFactory, Server, Servers, check_ssl_timeouts
 from .sockets import INTERNET, NONBLOCK, Sockets, check_ssl_socket, connect, name_of, two_turns
 from .speed import accelerator
@@ -188,74 +188,60 @@ class Connections(Servers):
         `ValueError` for arguments that do not go together. See
         https://docs.python.org/3/library/asyncio-eventloop.html#asyncio.loop.create_connection.
         """
+        made: tuple[Any, Any]
         if (
-            Connecting is not None
-            and host.__class__ is str
+            # The usual case, in which nobody needs a socket object.
+            host.__class__ is str
             and port.__class__ is int
-            and ssl is None
+            and 0 <= port <= 0xFFFF
+            and not ssl
             and sock is None
             and local_addr is None
             and server_hostname is None
             and ssl_handshake_timeout is None
             and ssl_shutdown_timeout is None
             and happy_eyeballs_delay is None
-            and not all_errors
             and is_all_own(self)
         ):
-            known = stream_address(host, port, family, proto)
-            if known is not None:
+            known = known_address(host, port, family, socket.SOCK_STREAM, proto)
+            if known is not None and Connecting is not None and not all_errors:
                 made = await Connecting(self, known, protocol_factory)
-                if self._debug:
-                    log_connected(made, host, port)
-                return made  # type: ignore[no-any-return]
-        if server_hostname is not None and not ssl:
-            raise ValueError("server_hostname is only meaningful with ssl")
-        if server_hostname is None and ssl:
-            # Nothing else says whose certificate it should be; "" says that it may be anybody's.
-            if not host:
-                raise ValueError("You must set server_hostname when using ssl without a host")
-            server_hostname = host
-        check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
-        if sock is not None:
-            check_ssl_socket(sock)
-        ours = sock is None
-        infos: list[uv.Address] | None = None
-        if host is not None or port is not None:
-            if sock is not None:
-                raise ValueError("host/port and sock can not be specified at the same time")
-            if happy_eyeballs_delay is not None and interleave is None:
-                interleave = 1
-            if (
-                host.__class__ is str
-                and port.__class__ is int
-                and 0 <= port <= 0xFFFF
-                and not ssl
-                and local_addr is None
-                and happy_eyeballs_delay is None
-                and is_all_own(self)
-            ):
-                known = stream_address(host, port, family, proto)
+            else:
                 if known is not None:
                     infos = [known]
                 else:
                     infos = await self.getaddrinfo(
                         host, port, family=family, type=socket.SOCK_STREAM, proto=proto, flags=flags
                     )
-                if interleave:
-                    infos = interleave_families(infos, interleave)
-            else:
+                    if interleave:
+                        infos = interleave_families(infos, interleave)
+                made = await self._connect_bare(infos, protocol_factory, all_errors)
+        else:
+            if server_hostname is not None and not ssl:
+                raise ValueError("server_hostname is only meaningful with ssl")
+            if server_hostname is None and ssl:
+                # Nothing else says whose certificate it should be; "" says that it may be anybody's.
+                if not host:
+                    raise ValueError("You must set server_hostname when using ssl without a host")
+                server_hostname = host
+            check_ssl_timeouts(ssl, ssl_handshake_timeout, ssl_shutdown_timeout)
+            if sock is not None:
+                check_ssl_socket(sock)
+            ours = sock is None
+            if host is not None or port is not None:
+                if sock is not None:
+                    raise ValueError("host/port and sock can not be specified at the same time")
+                if happy_eyeballs_delay is not None and interleave is None:
+                    interleave = 1
                 sock = await self._connect_any(
                     (host, port), family, proto, flags, local_addr, happy_eyeballs_delay, interleave, all_errors
                 )
-        elif sock is None:
-            raise ValueError("host and port was not specified and no sock specified")
-        elif sock.type != socket.SOCK_STREAM:
-            raise ValueError(f"A Stream Socket was expected, got {sock!r}")
-        if infos is not None:
-            made = await self._connect_bare(infos, protocol_factory, all_errors)
-        else:
+            elif sock is None:
+                raise ValueError("host and port was not specified and no sock specified")
+            elif sock.type != socket.SOCK_STREAM:
+                raise ValueError(f"A Stream Socket was expected, got {sock!r}")
             made = await self._connect_protocol(
-                sock,  # type: ignore[arg-type]
+                sock,
                 ours,
                 protocol_factory,
                 ssl,
@@ -264,7 +250,7 @@ class Connections(Servers):
                 ssl_shutdown_timeout,
             )
         if self._debug:
-            log_connected(made, host, port)
+            logger.debug("%r connected to %s:%r: (%r, %r)", made[0].get_extra_info("socket"), host, port, *made)
         return made
 
     async def _connect_bare(
@@ -556,11 +542,6 @@ def is_all_own(loop: Any) -> bool:
         and _SOCKET.connect is _SOCKET_CONNECT
         and socket.getaddrinfo is GETADDRINFO  # which gives literals; a tool's own may give anything
     )
-
-
-def log_connected(made: tuple[Any, Any], host: Any, port: Any) -> None:
-    """Say in debug mode what was made, as asyncio does."""
-    logger.debug("%r connected to %s:%r: (%r, %r)", made[0].get_extra_info("socket"), host, port, *made)
 
 
 def close_all(owned: list[int]) -> None:

@@ -145,12 +145,6 @@ def known_address(host: Any, port: Any, family: int, kind: int, proto: int) -> u
 
 
 @lru_cache(256, typed=True)
-def stream_address(host: str, port: int, family: int, proto: int) -> uv.Address | None:
-    """Return the one address that a literal and a port give for a stream; None for anything else."""
-    return known_address(host, port, family, socket.SOCK_STREAM, proto) if 0 <= port <= 0xFFFF else None
-
-
-@lru_cache(256, typed=True)
 def _encoded(host: Any, port: Any) -> tuple[bytes | None, bytes | None] | None:
     """Return the name and the service to ask libuv for, None when it cannot be asked, or need not be."""
     if not (is_name(host) and is_name(port, number=True)) or (is_literal(host) and is_number(port)):

@@ -26,17 +26,25 @@ static int deliver_in_python(PyObject *self, const char *method, int64_t nread, 
   return tell(PyObject_CallMethod(self, method, "LL", (long long) nread, (long long) offset));
 }
 
-/* Ends the connection for the exception that is set, which came when bytes were delivered. */
-static int failed_delivery(PyObject *self) {
+/* Ends the connection for the exception that is set: by a method of Python's. */
+static int end_by(PyObject *self, const char *method) {
   PyObject *exception;
   int status;
 
   if (is_let_through())
     return -1;
   exception = take_exception();
-  status = tell(PyObject_CallMethod(self, "_on_failed_delivery", "(O)", exception));
+  status = tell(PyObject_CallMethod(self, method, "(O)", exception));
   Py_XDECREF(exception);
   return status;
+}
+
+static int failed_delivery(PyObject *self) {
+  return end_by(self, "_on_failed_delivery");
+}
+
+static int failed_read(PyObject *self) {
+  return end_by(self, "_on_failed_read");
 }
 
 /* Tells the protocol of the end, in the connection's context. */
@@ -244,19 +252,6 @@ static int fill_buffer(State *state, PyObject *self, int64_t nread, int64_t offs
       status = -1;
   }
   Py_DECREF(protocol);
-  return status;
-}
-
-/* Ends the connection for the exception that is set, which came when bytes were read. */
-static int failed_read(PyObject *self) {
-  PyObject *exception;
-  int status;
-
-  if (is_let_through())
-    return -1;
-  exception = take_exception();
-  status = tell(PyObject_CallMethod(self, "_on_failed_read", "(O)", exception));
-  Py_XDECREF(exception);
   return status;
 }
 
