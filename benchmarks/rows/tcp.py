@@ -40,7 +40,7 @@ class BufferedEcho(asyncio.BufferedProtocol):
 class Pieces(asyncio.Protocol):
     """Answers each request of 64 bytes with several writes, or with one writelines of all."""
 
-    def __init__(self, pieces: list[bytes], lines: bool = False):
+    def __init__(self, pieces: list[bytes | memoryview], lines: bool = False):
         self.pieces = pieces
         self.lines = lines
         self.pending = 0
@@ -254,9 +254,11 @@ def add_echo_rows() -> None:
 
 
 def add_other_rows() -> None:
-    two, eight = [b"h" * 128, b"b" * 896], [b"x" * 128] * 8
+    two: list[bytes | memoryview] = [b"h" * 128, b"b" * 896]
+    eight: list[bytes | memoryview] = [b"x" * 128] * 8
+    large = b"b" * (100 * KIB)
 
-    def pieces(what: list[bytes], lines: bool = False) -> Callable[[], Awaitable[str]]:
+    def pieces(what: list[bytes | memoryview], lines: bool = False) -> Callable[[], Awaitable[str]]:
         return lambda: serve_protocol(lambda: Pieces(what, lines))
 
     add_row("twowrites_c10", "64 bytes answered by writes of 128 and 896 bytes", pieces(two), "exchange", 64, 1024, 10)
@@ -277,6 +279,24 @@ def add_other_rows() -> None:
         "exchange",
         64,
         1024,
+        10,
+    )
+    add_row(
+        "writelines_100k_c10",
+        "64 bytes answered with one writelines of 128 bytes and 100 KiB",
+        pieces([two[0], large], lines=True),
+        "exchange",
+        64,
+        128 + len(large),
+        10,
+    )
+    add_row(
+        "writeview_100k_c10",
+        "64 bytes answered with one write of a memoryview of 100 KiB",
+        pieces([memoryview(large)]),
+        "exchange",
+        64,
+        len(large),
         10,
     )
     add_row(

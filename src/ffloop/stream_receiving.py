@@ -126,9 +126,9 @@ class Receiving(State):
             except (OSError, MemoryError) as exc:  # after the latter, what was read may be nowhere
                 self._on_failed_read(exc)
                 return
-            much = len(data) > MUCH
-            if not until and much:
-                until = monotonic() + LONGEST_READING
+            again = len(data) > MUCH and self._loop._uv.found <= 1
+            if again:
+                until = until or monotonic() + LONGEST_READING
             elif data and len(data) < LARGE // 2:
                 self._receive()
             try:
@@ -143,7 +143,7 @@ class Receiving(State):
                     self._set_aside(len(data) or uv.EOF, data)
                 else:
                     self._on_failed_delivery(exc)
-            if not much or self._buffered or not self._may_read_on(until):
+            if not again or self._buffered or not self._may_read_on(until):
                 return
             data = b""  # its memory is still in the cache: for what comes next
             size = NEXT_SIZE
@@ -151,7 +151,7 @@ class Receiving(State):
     def _may_read_on(self, until: float) -> bool:
         """Return whether to read once more in this turn: there is nothing else to do by then, and somebody wants it."""
         loop = self._loop
-        if loop._uv.found > 1 or monotonic() > until:
+        if monotonic() > until:
             return False
         loop._uv.flush()  # what was written meanwhile, by whomever, does not wait for this
         if self._context is None or self._held or loop._stopping or loop._ready:
@@ -299,8 +299,9 @@ class Receiving(State):
                 self._on_read_end(uv.EOF)
                 return
             buffer = None  # a view that is left would keep get_buffer() from resizing what it is of
-            if size > MUCH and not reads:
-                until = monotonic() + LONGEST_READING
+            again = size > MUCH and self._loop._uv.found <= 1
+            if again:
+                until = until or monotonic() + LONGEST_READING
             try:
                 protocol.buffer_updated(size)
             except (SystemExit, KeyboardInterrupt):
@@ -308,7 +309,7 @@ class Receiving(State):
             except BaseException as exc:
                 self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
                 return
-            if size <= MUCH or protocol is not self._protocol:
+            if not again or protocol is not self._protocol:
                 return
             reads += 1
             if reads == MOST_READS or not self._may_read_on(until):

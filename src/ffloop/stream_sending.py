@@ -6,8 +6,6 @@ twice in one of late, there is nothing to wait for, and `write()` sends.
 """
 
 import asyncio
-import errno
-import os
 from typing import TYPE_CHECKING, Any
 
 from . import uv
@@ -30,11 +28,13 @@ class Sending(State):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue `data` to be sent at the end of this turn of the loop.
 
-        A copy is taken of what is not `bytes`. Raises `TypeError` for what is not bytes-like, `RuntimeError`
+        Of what is not `bytes`, a copy is queued. Raises `TypeError` for what is not bytes-like, `RuntimeError`
         after `write_eof` and while a file is sent. After the connection was lost or closed, data is dropped, with a
         warning when that goes on.
         """
         if data.__class__ is not bytes:
+            if self._send_much(data):
+                return
             data = as_bytes(data)
         if self._refusal is not None:
             raise RuntimeError(self._refusal)
@@ -53,6 +53,8 @@ class Sending(State):
             size = len(self._first) + self._more_size
         elif self._writing:
             self._first = data
+        elif size > self._flush_at:
+            self._first = data  # which does not wait: what the end of the turn would do comes below
         else:
             loop = self._loop
             queue = loop._uv
@@ -74,10 +76,34 @@ class Sending(State):
                 self._flush()  # there is no turn whose end would do it
         if size > self._flush_at or self._writing:
             self._flush()
-            self._maybe_pause_protocol()
+            if self._writing:
+                self._maybe_pause_protocol()
 
     def _as_bytes(self, data: Any) -> bytes:
         return as_bytes(data)
+
+    def _send_much(self, data: Any) -> bool:
+        """Send `data` without a copy, if it is a buffer with much in it that nothing is queued before.
+
+        Return whether it was: what the kernel has not taken was copied.
+        """
+        if (
+            not isinstance(data, bytearray | memoryview)
+            or len(data) <= self._flush_at  # of items, which may be larger than bytes: then it is copied
+            or self._first
+            or self._writing
+            or self._conn_lost
+            or self._refusal is not None
+        ):
+            return False
+        view = memoryview(data)
+        if not view.contiguous:
+            return False
+        self._first = view.cast("B")
+        self._flush()
+        if self._writing:
+            self._maybe_pause_protocol()
+        return True
 
     def _set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         if high is None and low is None:
@@ -87,10 +113,27 @@ class Sending(State):
         self._flush_at = int(min(FLUSH_AT, self._high_water))  # limits may be fractions
 
     def writelines(self, list_of_data: Any) -> None:
-        """Queue the pieces of `list_of_data`, as one `write` of all of them would."""
+        """Queue the pieces of `list_of_data`, as one `write` of all of them would. Raises what `write` raises."""
         if self._refusal is not None:
             raise RuntimeError(self._refusal.replace("write", "writelines", 1))
-        self.write(b"".join(list_of_data))
+        pieces = [data if data.__class__ is bytes else bytes(memoryview(data)) for data in list_of_data]
+        size = sum(map(len, pieces))
+        if size <= self._flush_at or self._conn_lost:
+            self.write(b"".join(pieces))
+            return
+        # Joined, each byte would be copied once more than the kernel does.
+        if self._more is None:
+            self._more = []
+        self._more += filter(None, pieces)
+        self._more_size += size
+        if not self._first:
+            self._first = self._more.pop(0)
+            self._more_size -= len(self._first)
+        self._flush()
+        if self._writing:
+            self._maybe_pause_protocol()
+
+    _writelines = writelines  # for what the accelerator's own leaves to this one
 
     def write_eof(self) -> None:
         """Close the sending side when all that is queued was sent. Reading goes on.
@@ -165,20 +208,39 @@ class Sending(State):
         self._first = b""
         try:
             if self._more:
-                data += b"".join(self._more)
-                self._more.clear()
-                self._more_size = 0
-            try:
-                sent = self._stream.try_write(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
+                data, sent = self._send_pieces(data, self._more)
+            else:
+                try:
+                    sent = self._stream.try_write(data)
+                except (BlockingIOError, InterruptedError):
+                    sent = 0
             if sent != len(data):
+                if data.__class__ is not bytes:
+                    data, sent = bytes(data[sent:]), 0  # what it is a view of is its owner's from here on
                 self._send_later(memoryview(data)[sent:])
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
-        except ValueError:
-            # It is closed. Whoever gets hold of a transport that was collected can write to it; the system would say:
-            self._fail_write(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+
+    def _send_pieces(self, first: bytes | memoryview, more: list[bytes]) -> tuple[bytes, int]:
+        """Hand the whole queue to the kernel; return what is not sent to the end, and how many bytes of it are."""
+        pieces = [first, *more]
+        size = len(first) + self._more_size
+        more.clear()
+        self._more_size = 0
+        stream = self._stream
+        data = b""
+        try:
+            # To join a few small pieces costs less than to have the kernel collect them.
+            if size > FLUSH_AT and len(pieces) <= uv.MOST_PIECES:
+                sent = stream.try_writev(pieces)
+                if sent == size:
+                    return b"", 0
+            else:
+                data = b"".join(pieces)
+                sent = stream.try_write(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        return data or b"".join(pieces), sent
 
     def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken."""

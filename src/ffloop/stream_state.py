@@ -54,7 +54,7 @@ class State(Flow):
     _held: list[tuple[int, bytes]] | None
 
     # Sending
-    _first: bytes
+    _first: bytes | memoryview
     _more: list[bytes] | None
     _more_size: int
     _calm: int

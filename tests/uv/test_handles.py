@@ -278,9 +278,13 @@ def test_a_closed_stream_refuses_everything_with_a_clear_error(loop):
     stream, peer = connected_pair(loop)
     stream.close()
     stream.close()
-    for call in (lambda: stream.try_write(b"x"), lambda: stream.write(b"x", print), stream.shutdown, stream.fileno):
+    for call in (lambda: stream.write(b"x", print), stream.shutdown, stream.fileno):
         with pytest.raises(ValueError, match="closed"):
             call()
+    for at_once in (lambda: stream.try_write(b"x"), lambda: stream.try_writev([b"x", b"y"])):
+        with pytest.raises(OSError, match="descriptor") as caught:
+            at_once()
+        assert caught.value.errno == errno.EBADF
     assert peer.recv(1) == b""
     peer.close()
 

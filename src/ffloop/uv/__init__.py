@@ -18,7 +18,7 @@ from .handle import Handle
 from .loop import LONGEST_SKIPPED, MOST_SKIPPED, Loop, Metrics, libuv_is_system, version
 from .poll import ONCE, READABLE, WRITABLE, Poll
 from .resolve import Address, getaddrinfo, getnameinfo
-from .stream import CAN_WATCH, Stream
+from .stream import CAN_WATCH, MOST_PIECES, Stream
 from .tcp import Tcp
 from .timer import Timer
 from .udp import PEER_SHIFT, Peers, Udp
@@ -29,6 +29,7 @@ __all__ = [
     "EAGAIN",
     "EOF",
     "LONGEST_SKIPPED",
+    "MOST_PIECES",
     "MOST_SKIPPED",
     "ONCE",
     "PEER_SHIFT",

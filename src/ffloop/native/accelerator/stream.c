@@ -61,14 +61,13 @@ static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssi
   return i < 0 ? stream_fatal(self, WRITE_FAILED) : 0;
 }
 
-/* Hands the pieces to the kernel. They are the caller's references. */
-static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
-  Part *part = part_of(self);
-  long fd = stream_descriptor(part);
-  struct iovec vectors[MOST_PIECES];
-  Py_ssize_t total = 0;
+/* Has the kernel take what it does of `total` bytes in `vectors`. Returns 1 and says how much that was; or what stream_fatal()
+ * has returned, when the connection takes no more. The memory is the caller's. Without the GIL while it is much.
+ */
+static int send_now(PyObject *self, const struct iovec *vectors, int count, Py_ssize_t total, Py_ssize_t *taken) {
+  long fd = stream_descriptor(part_of(self));
   ssize_t sent;
-  int i, error;
+  int error;
 
   if (fd < 0) {
     if (PyErr_Occurred())
@@ -77,11 +76,6 @@ static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
     errno = EBADF;
     PyErr_SetFromErrno(PyExc_OSError);
     return stream_fatal(self, WRITE_FAILED);
-  }
-  for (i = 0; i < count; i++) {
-    vectors[i].iov_base = PyBytes_AS_STRING(pieces[i]);
-    vectors[i].iov_len = (size_t) PyBytes_GET_SIZE(pieces[i]);
-    total += PyBytes_GET_SIZE(pieces[i]);
   }
   if (total < RELEASE_AT) {
     sent = count == 1 ? write((int) fd, vectors[0].iov_base, vectors[0].iov_len) : writev((int) fd, vectors, count);
@@ -92,17 +86,30 @@ static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
     error = errno;
     Py_END_ALLOW_THREADS
   }
-  if (sent == total)
-    return 0;
-  if (sent < 0) {
-    if (error != EAGAIN && error != EWOULDBLOCK && error != EINTR) {
-      errno = error;
-      PyErr_SetFromErrno(PyExc_OSError);
-      return stream_fatal(self, WRITE_FAILED);
-    }
-    sent = 0;
+  if (sent < 0 && error != EAGAIN && error != EWOULDBLOCK && error != EINTR) {
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return stream_fatal(self, WRITE_FAILED);
   }
-  return send_later(self, pieces, count, total, sent);
+  *taken = sent < 0 ? 0 : sent;
+  return 1;
+}
+
+/* Hands the pieces to the kernel. They are the caller's references. */
+static int send_pieces(PyObject *self, PyObject *const *pieces, int count) {
+  struct iovec vectors[MOST_PIECES];
+  Py_ssize_t total = 0, sent;
+  int i, status;
+
+  for (i = 0; i < count; i++) {
+    vectors[i].iov_base = PyBytes_AS_STRING(pieces[i]);
+    vectors[i].iov_len = (size_t) PyBytes_GET_SIZE(pieces[i]);
+    total += PyBytes_GET_SIZE(pieces[i]);
+  }
+  status = send_now(self, vectors, count, total, &sent);
+  if (status == 1)
+    status = sent < total ? send_later(self, pieces, count, total, sent) : 0;
+  return status;
 }
 
 /* Hands what is queued to the kernel, unless libuv still has something to write, which goes first. */
@@ -212,16 +219,76 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
   return status;
 }
 
+/* Sends `data` without a copy, if it is a buffer with much in it that nothing is queued before. Returns 1 if it was, 0 if not, -1
+ * with an exception. What the kernel has not taken was copied. The reference is the caller's; while the kernel reads without the
+ * GIL, nobody can resize the buffer.
+ */
+static int send_much(PyObject *self, PyObject *data) {
+  Part *part = part_of(self);
+  struct iovec vector;
+  Py_buffer view;
+  Py_ssize_t sent;
+  int status;
+
+  if ((!PyMemoryView_Check(data) && !PyByteArray_Check(data)) || part->first != part->state->empty_bytes || part->writing ||
+      part->refusal != Py_None || part->conn_lost != 0)
+    return 0;
+  if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+    if (!PyErr_ExceptionMatches(PyExc_BufferError))
+      return -1;
+    PyErr_Clear(); /* it has gaps, and can be copied all the same */
+    return 0;
+  }
+  if (view.len <= part->flush_at) {
+    PyBuffer_Release(&view);
+    return 0;
+  }
+  vector.iov_base = view.buf;
+  vector.iov_len = (size_t) view.len;
+  status = send_now(self, &vector, 1, view.len, &sent);
+  if (status == 1 && sent < view.len) {
+    PyObject *rest = PyBytes_FromStringAndSize((const char *) view.buf + sent, view.len - sent);
+
+    status = rest != NULL ? send_later(self, &rest, 1, view.len - sent, 0) : stream_fatal(self, WRITE_FAILED);
+    Py_XDECREF(rest);
+    if (status == 0 && part->writing)
+      status = tell(PyObject_CallMethodNoArgs(self, part->state->str_maybe_pause));
+  }
+  PyBuffer_Release(&view);
+  return status < 0 ? -1 : 1;
+}
+
+/* `data` as bytes: a new reference. */
+static PyObject *as_bytes(PyObject *self, PyObject *data) {
+  if (PyBytes_CheckExact(data))
+    return Py_NewRef(data);
+  if (PyMemoryView_Check(data) || PyByteArray_CheckExact(data))
+    return PyBytes_FromObject(data);
+  return PyObject_CallMethod(self, "_as_bytes", "(O)", data); /* which says what is wrong with it */
+}
+
+/* Whether a method got the one argument that it takes, by place or by name. */
+static int is_only(Py_ssize_t nargs, PyObject *kwnames, const char *method, const char *name) {
+  if (nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0) == 1 &&
+      (nargs == 1 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) == 0))
+    return 1;
+  PyErr_Format(PyExc_TypeError, "%s() takes exactly one argument: %s", method, name);
+  return 0;
+}
+
 static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
   Part *part = part_of(self);
   PyObject *data;
 
-  if (nargs + (kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0) != 1 ||
-      (nargs == 0 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "data") != 0)) {
-    PyErr_SetString(PyExc_TypeError, "write() takes exactly one argument: data");
+  if (!is_only(nargs, kwnames, "write", "data"))
     return NULL;
+  if (!PyBytes_CheckExact(args[0])) {
+    int sent = send_much(self, args[0]);
+
+    if (sent != 0)
+      return sent < 0 ? NULL : Py_NewRef(Py_None);
   }
-  data = PyBytes_CheckExact(args[0]) ? Py_NewRef(args[0]) : PyObject_CallMethod(self, "_as_bytes", "(O)", args[0]);
+  data = as_bytes(self, args[0]);
   if (data == NULL)
     return NULL;
   if (part->refusal != Py_None || part->first == NULL || !PyBytes_CheckExact(data)) {
@@ -239,6 +306,59 @@ static PyObject *write_data(PyObject *self, PyObject *const *args, Py_ssize_t na
     return NULL;
   }
   Py_RETURN_NONE;
+}
+
+/* The pieces of a tuple, all of them bytes and `total` in size, as one write of them would. */
+static int queue_lines(State *state, PyObject *self, PyObject *lines, Py_ssize_t total) {
+  Part *part = part_of(self);
+  Py_ssize_t i, count = PyTuple_GET_SIZE(lines), at = 0;
+  PyObject *joined;
+  int status;
+
+  if (total > part->flush_at && count > 1 && count <= MOST_PIECES && part->first == state->empty_bytes && !part->writing) {
+    /* Joined, each byte would be copied once more than the kernel does. */
+    status = send_pieces(self, &PyTuple_GET_ITEM(lines, 0), (int) count);
+    return status == 0 && part->writing ? tell(PyObject_CallMethodNoArgs(self, state->str_maybe_pause)) : status;
+  }
+  if (count == 1)
+    return queue_data(state, self, Py_NewRef(PyTuple_GET_ITEM(lines, 0)));
+  joined = PyBytes_FromStringAndSize(NULL, total);
+  if (joined == NULL)
+    return -1;
+  for (i = 0; i < count; i++) {
+    PyObject *piece = PyTuple_GET_ITEM(lines, i);
+
+    memcpy(PyBytes_AS_STRING(joined) + at, PyBytes_AS_STRING(piece), (size_t) PyBytes_GET_SIZE(piece));
+    at += PyBytes_GET_SIZE(piece);
+  }
+  return queue_data(state, self, joined);
+}
+
+static PyObject *writelines(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+  Part *part = part_of(self);
+  PyObject *lines, *done = NULL;
+  Py_ssize_t i, total = 0;
+
+  if (!is_only(nargs, kwnames, "writelines", "list_of_data"))
+    return NULL;
+  if (part->refusal != Py_None || part->conn_lost != 0 || part->first == NULL)
+    return PyObject_CallMethod(self, "_writelines", "(O)", args[0]);
+  lines = PySequence_Tuple(args[0]); /* a list can be changed while the kernel reads, without the GIL */
+  if (lines == NULL)
+    return NULL;
+  for (i = 0; i < PyTuple_GET_SIZE(lines); i++) {
+    PyObject *piece = PyTuple_GET_ITEM(lines, i);
+
+    if (!PyBytes_CheckExact(piece) || PyBytes_GET_SIZE(piece) > PY_SSIZE_T_MAX - total)
+      break;
+    total += PyBytes_GET_SIZE(piece);
+  }
+  if (i < PyTuple_GET_SIZE(lines))
+    done = PyObject_CallMethod(self, "_writelines", "(O)", lines); /* which makes bytes of the others */
+  else if (total == 0 || queue_lines(part->state, self, lines, total) == 0)
+    done = Py_NewRef(Py_None);
+  Py_DECREF(lines);
+  return done;
 }
 
 /* What may be in a cycle; and what is in none: a transport that is written to from somebody's __del__ needs it. */
@@ -320,6 +440,8 @@ static PyObject *new_stream(PyTypeObject *type, PyObject *args, PyObject *kwargs
 static const PyMethodDef packet_methods[] = {
   {"write", FUNCTION(write_data), METH_FASTCALL | METH_KEYWORDS,
    "write($self, /, data)\n--\n\nQueue `data` to be sent at the end of this turn of the loop."},
+  {"writelines", FUNCTION(writelines), METH_FASTCALL | METH_KEYWORDS,
+   "writelines($self, /, list_of_data)\n--\n\nQueue the pieces of `list_of_data`, as one `write` of all of them would."},
   {"_flush", FUNCTION(flush), METH_NOARGS, NULL},
 };
 

@@ -1,0 +1,199 @@
+"""Much at a time, of any type, in one piece or several: no byte of it is copied more often than it must be, and none is
+lost, doubled, out of order, or somebody else's by the time that it leaves.
+"""
+
+import array
+import asyncio
+import socket
+import struct
+
+import pytest
+
+from .conftest import ffloop_only
+from .test_transports import pair, until
+
+MORE_THAN_THE_KERNEL_TAKES = 8 * 1024 * 1024
+
+
+def pattern(size, seed=0):
+    """Bytes of which no two neighbourhoods are alike."""
+    return b"".join(struct.pack("<I", seed + n) for n in range((size + 3) // 4))[:size]
+
+
+async def all_of(peer):
+    """What comes until the end."""
+    loop = asyncio.get_running_loop()
+    pieces = []
+    async with asyncio.timeout(20):
+        while piece := await loop.sock_recv(peer, 1 << 20):
+            pieces.append(piece)
+    peer.close()
+    return b"".join(pieces)
+
+
+async def sent_by(write):
+    """What arrives of what `write`, which gets a transport, writes to it."""
+    transport, protocol, peer = await pair()
+    write(transport)
+    transport.close()
+    received = await all_of(peer)
+    assert await protocol.lost is None
+    return received
+
+
+SIZES = pytest.mark.parametrize("size", [100_000, MORE_THAN_THE_KERNEL_TAKES])
+
+
+def write_around(kind, data):
+    def write(transport):
+        transport.write(b"before ")
+        transport.write(kind(data))
+        transport.write(kind(data))
+        transport.write(b" after")
+
+    return write
+
+
+@SIZES
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_much_of_any_type_arrives_between_what_is_written_around_it(size, kind):
+    data = pattern(size)
+    assert await sent_by(write_around(kind, data)) == b"before " + data + data + b" after"
+
+
+@ffloop_only  # asyncio's count the items of what they have to send later, and send less
+@SIZES
+async def test_much_in_items_that_are_larger_than_bytes_arrives_too(size):
+    data = pattern(size)
+    received = await sent_by(write_around(lambda data: memoryview(array.array("I", data)), data))
+    assert received == b"before " + data + data + b" after"
+
+
+@SIZES
+async def test_pieces_with_much_in_them_arrive_in_their_order(size):
+    data, other = pattern(size), pattern(size, 7)
+    lines = [b"head", b"", data, bytearray(b"-"), memoryview(other), b"tail"]
+
+    def write(transport):
+        transport.writelines(lines)
+        transport.writelines(iter(lines))
+        transport.write(b"between")
+        transport.writelines((b"head", data, b"tail"))
+        transport.writelines([data])
+        transport.writelines([])
+
+    once = b"".join(lines)
+    assert await sent_by(write) == once * 2 + b"betweenhead" + data + b"tail" + data
+
+
+async def test_more_pieces_than_a_system_call_takes_arrive():
+    lines = [pattern(1000, n) for n in range(3000)]
+    expected = b"".join(lines)
+    assert await sent_by(lambda transport: transport.writelines(lines)) == expected
+    assert await sent_by(lambda transport: [transport.write(line) for line in lines]) == expected
+
+
+@pytest.mark.parametrize("lines", [["text"], [b"x" * 200_000, 5], [b"x" * 200_000, None], [b"x", [120]], 5])
+async def test_pieces_that_are_not_bytes_like_are_refused_before_any_is_sent(lines):
+    def write(transport):
+        with pytest.raises(TypeError):
+            transport.writelines(lines)
+        transport.write(b"the rest")
+
+    assert await sent_by(write) == b"the rest"
+
+
+async def test_the_argument_of_both_has_its_name():
+    def write(transport):
+        transport.write(data=b"one ")
+        transport.writelines(list_of_data=[b"two ", b"three"])
+        for method, wrong in ((transport.write, {"lines": b""}), (transport.writelines, {"data": []})):
+            with pytest.raises(TypeError):
+                method(**wrong)
+            with pytest.raises(TypeError):
+                method()
+
+    assert await sent_by(write) == b"one two three"
+
+
+@ffloop_only  # from 3.12 on, asyncio's keep views of what is not theirs
+@SIZES
+@pytest.mark.parametrize("method", ["write", "writelines"])
+async def test_a_large_buffer_that_is_changed_after_the_write_is_sent_as_it_was(size, method):
+    data = bytearray(pattern(size))
+    expected = bytes(data)
+
+    def write(transport):
+        if method == "write":
+            transport.write(data)
+        else:
+            transport.writelines([b"", data])
+        data[:] = bytes(size)
+        data.clear()  # which nobody's view of it forbids
+
+    assert await sent_by(write) == expected
+
+
+@ffloop_only  # asyncio's give an error to the protocol, where a small one with gaps is sent
+async def test_a_large_view_with_gaps_is_sent_without_them():
+    data = pattern(400_000)
+    assert await sent_by(lambda transport: transport.write(memoryview(data)[::4])) == data[::4]
+
+
+async def check_pause(write, data):
+    transport, protocol, peer = await pair()
+    write(transport, data)
+    assert protocol.events == ["made", "pause"]
+    assert 0 < transport.get_write_buffer_size() <= len(data)
+    received = 0
+    loop = asyncio.get_running_loop()
+    while received < len(data):
+        received += len(await loop.sock_recv(peer, 1 << 20))
+    await until(lambda: protocol.events[-1] == "resume")
+    assert protocol.events == ["made", "pause", "resume"]
+    assert transport.get_write_buffer_size() == 0
+    transport.close()
+    await protocol.lost
+    peer.close()
+
+
+async def test_more_than_the_kernel_takes_pauses_the_writer_once_and_resumes_it():
+    data = memoryview(pattern(MORE_THAN_THE_KERNEL_TAKES))
+    await check_pause(lambda transport, data: transport.write(data), data)
+
+
+@ffloop_only  # some versions of asyncio pause for what write() gets alone
+async def test_pieces_that_are_more_than_the_kernel_takes_pause_the_writer_too():
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+    await check_pause(lambda transport, data: transport.writelines([b"", data[:5], data[5:]]), data)
+    await check_pause(lambda transport, data: transport.writelines([b"", memoryview(data)]), data)
+
+
+@pytest.mark.parametrize("data", [b"x" * 200_000, memoryview(b"x" * 200_000), [b"x", b"y" * 200_000]])
+async def test_much_for_a_peer_that_has_gone_ends_the_connection_and_raises_nothing(data):
+    transport, protocol, peer = await pair()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    for _ in range(3):
+        (transport.writelines if isinstance(data, list) else transport.write)(data)
+    assert isinstance(await protocol.lost, ConnectionError)
+    assert protocol.events[-1] == "lost"
+
+
+@pytest.mark.parametrize("data", [memoryview(b"x" * 200_000), [b"x", b"y" * 200_000]])
+async def test_much_after_the_end_is_dropped_or_refused_as_little_is(data):
+    transport, protocol, peer = await pair()
+    method = transport.writelines if isinstance(data, list) else transport.write
+    transport.write(b"last")
+    transport.write_eof()
+    with pytest.raises(RuntimeError, match="after write_eof"):
+        method(data)
+    assert await all_of(peer) == b"last"
+    transport.close()
+    await protocol.lost
+    transport, protocol, peer = await pair()
+    transport.abort()
+    method = transport.writelines if isinstance(data, list) else transport.write
+    method(data)
+    await protocol.lost
+    assert await all_of(peer) == b""
