@@ -25,10 +25,20 @@ MEMORY_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """How often and how long each loop is measured."""
+    """How often and how long each loop is measured, and after how many rounds in new processes.
+
+    Two processes of one loop differ by a tenth where much memory is moved, by where their buffers happen to lie, and
+    no number of rounds in one process shows that.
+    """
 
     rounds: int
     seconds: float
+    rounds_of_a_process: int = 3
+
+    def parts(self) -> list[range]:
+        """Return the numbers of the rounds, in one part for each set of processes."""
+        numbers, size = range(self.rounds), self.rounds_of_a_process
+        return [numbers[first : first + size] for first in numbers[::size]]
 
 
 class Worker:
@@ -144,6 +154,14 @@ def start(row: Row, worker: Worker, tools: Tools) -> Measure:
 
 def measure_rates(row: Row, kinds: list[LoopKind], tools: Tools, plan: Plan, result: RowResult) -> None:
     """All loops of a row run at once, each in its process, and are measured in turn, in an order that rotates."""
+    for rounds in plan.parts():
+        measure_part(row, [kind for kind in kinds if kind.name not in result.failed], tools, plan, rounds, result)
+    for name in result.failed:
+        result.samples.pop(name, None)
+
+
+def measure_part(row: Row, kinds: list[LoopKind], tools: Tools, plan: Plan, rounds: range, result: RowResult) -> None:
+    """Measure some of a row's rounds, with processes of their own."""
     with contextlib.ExitStack() as stack:
         address = ""
         if isinstance(row, Inside) and row.server:
@@ -176,13 +194,11 @@ def measure_rates(row: Row, kinds: list[LoopKind], tools: Tools, plan: Plan, res
         for name in workers:
             attempt(name, functools.partial(prepare, name))
         names = list(workers)
-        for number in range(plan.rounds):
-            shift = number % len(names)
+        for number in rounds:
+            shift = number % max(1, len(names))
             for name in names[shift:] + names[:shift]:
                 if name in measures:
                     attempt(name, functools.partial(measure, name))
-    for name in result.failed:
-        result.samples.pop(name, None)
 
 
 def measure_memory(row: Served, kinds: list[LoopKind], tools: Tools, plan: Plan, result: RowResult) -> None:
