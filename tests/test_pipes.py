@@ -70,6 +70,26 @@ async def test_bytes_go_through_a_pipe_and_the_end_arrives(no_leaks):
     assert sent.events == ["made", "pause", "resume", "lost"]
 
 
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="the size of a pipe can be set on Linux")
+async def test_all_that_a_larger_pipe_holds_is_read_at_once():
+    class Pieces(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.events.append(len(data))
+
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe()
+    try:
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 256 * 1024)
+        assert os.write(write, b"x" * 200_000) == 200_000
+        source, got = await loop.connect_read_pipe(Pieces, os.fdopen(read, "rb", 0))
+        await until(lambda: len(got.data) == 200_000)
+        assert got.events == ["made", 200_000]
+    finally:
+        os.close(write)
+    assert await got.lost is None
+
+
 async def test_a_writer_learns_that_the_reader_has_gone():
     read, write = os.pipe()
     sink, sent = await writing(os.fdopen(write, "wb", 0))

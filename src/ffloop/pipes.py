@@ -21,6 +21,12 @@ ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 """What of a descriptor's flags says whether it reads, writes or both: `os.O_ACCMODE`, which PyPy does not have."""
 
 
+USUAL_SIZE, LARGEST_READ = 64 * 1024, 256 * 1024
+"""Bytes: what a pipe holds if nobody has set its size (`pipesize` of `subprocess.Popen`), and asyncio's reads."""
+
+_GET_PIPE_SIZE: int | None = getattr(fcntl, "F_GETPIPE_SZ", None)  # Linux
+
+
 class Modes:
     """Which open files were blocking before transports came to use them.
 
@@ -91,12 +97,25 @@ class _Polite:
         super().__del__()  # type: ignore[misc]
 
 
+def _read_size(fd: int) -> int:
+    """Return how many bytes to read from `fd` at a time: what a pipe holds, which may have been set.
+
+    No more than that, nor than asyncio reads: for bytes that do not come the allocator may map and unmap memory each
+    time, which takes several times as long as the read.
+    """
+    try:
+        held = 0 if _GET_PIPE_SIZE is None else fcntl.fcntl(fd, _GET_PIPE_SIZE)
+    except OSError:
+        held = 0  # it is no pipe
+    return max(USUAL_SIZE, min(held, LARGEST_READ))
+
+
 class ReadPipeTransport(_Polite, unix_events._UnixReadPipeTransport):  # type: ignore[misc,name-defined]
     """The reading end of a pipe, a FIFO, a terminal or another character device, or a socket."""
 
-    # Bytes read at a time: what a pipe holds, if nobody has set more. For asyncio's 256 KiB the allocator may map and
-    # unmap memory each time, which takes several times as long as the read.
-    max_size = 64 * 1024
+    def __init__(self, loop: asyncio.AbstractEventLoop, pipe: Any, *args: Any) -> None:
+        self.max_size = _read_size(pipe.fileno())
+        super().__init__(loop, pipe, *args)
 
 
 class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type: ignore[misc,name-defined]
