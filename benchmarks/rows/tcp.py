@@ -236,7 +236,7 @@ def add_row(
 
 def add_echo_rows() -> None:
     for kind, (what, start) in KINDS.items():
-        for kib in (1, 10, 100):
+        for kib in (1, 10, 64, 100):
             for connections in (1, 10, 100, 1000):
                 name = f"{kind}_{kib}k_c{connections}"
                 size = kib * KIB

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 #ifndef _WIN32
-#include <unistd.h>
+#include <sys/socket.h>
 
 #define READ_FAILED "Fatal read error on socket transport"
 
@@ -117,11 +117,11 @@ static ssize_t read_some(Part *part, long fd, void *buffer, size_t most) {
 
   /* A large buffer need not be filled: what came last time says whether it takes so long that the GIL is worth giving away. */
   if (most < RELEASE_AT || part->filled < RELEASE_AT) {
-    nread = read((int) fd, buffer, most);
+    nread = recv((int) fd, buffer, most, 0);
     error = errno;
   } else {
     Py_BEGIN_ALLOW_THREADS
-    nread = read((int) fd, buffer, most);
+    nread = recv((int) fd, buffer, most, 0);
     error = errno;
     Py_END_ALLOW_THREADS
   }
