@@ -134,6 +134,17 @@ async def test_a_large_buffer_that_is_changed_after_the_write_is_sent_as_it_was(
     assert await sent_by(write) == expected
 
 
+async def test_a_view_of_any_shape_is_sent_as_it_lies_in_memory():
+    data = pattern(200_000)
+    view = memoryview(data)
+
+    def write(transport):
+        transport.write(view.cast("B", (4, 50_000)))
+        transport.write(view[:12].cast("B", (3, 4)))
+
+    assert await sent_by(write) == data + data[:12]
+
+
 @ffloop_only  # asyncio's give an error to the protocol, where a small one with gaps is sent
 async def test_a_large_view_with_gaps_is_sent_without_them():
     data = pattern(400_000)

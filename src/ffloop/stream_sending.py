@@ -89,7 +89,6 @@ class Sending(State):
         """
         if (
             not isinstance(data, bytearray | memoryview)
-            or len(data) <= self._flush_at  # of items, which may be larger than bytes: then it is copied
             or self._first
             or self._writing
             or self._conn_lost
@@ -97,7 +96,7 @@ class Sending(State):
         ):
             return False
         view = memoryview(data)
-        if not view.contiguous:
+        if view.nbytes <= self._flush_at or not view.c_contiguous:
             return False
         self._first = view.cast("B")
         self._flush()
@@ -122,13 +121,12 @@ class Sending(State):
             self.write(b"".join(pieces))
             return
         # Joined, each byte would be copied once more than the kernel does.
-        if self._more is None:
-            self._more = []
-        self._more += filter(None, pieces)
-        self._more_size += size
+        more = [*(self._more or ()), *filter(None, pieces)]
         if not self._first:
-            self._first = self._more.pop(0)
-            self._more_size -= len(self._first)
+            self._first = more.pop(0)
+            size -= len(self._first)
+        self._more = more
+        self._more_size += size
         self._flush()
         if self._writing:
             self._maybe_pause_protocol()
