@@ -19,6 +19,12 @@ CALM = 8
 """A transport that has written so often, and never twice in a turn, is expected to go on like that."""
 
 
+def _copy(data: Any) -> bytes:
+    """Return what is bytes-like as `bytes`; raises `TypeError` for anything else."""
+    with memoryview(data) as view:
+        return bytes(view)
+
+
 class Sending(State):
     """What a stream transport does with what is to leave."""
 
@@ -95,11 +101,17 @@ class Sending(State):
             or self._refusal is not None
         ):
             return False
-        view = memoryview(data)
-        if view.nbytes <= self._flush_at or not view.c_contiguous:
-            return False
-        self._first = view.cast("B")
-        self._flush()
+        # Let go of before this returns, whenever garbage is collected: whoever has written a bytearray may resize it.
+        with memoryview(data) as view:
+            if view.nbytes <= self._flush_at or not view.c_contiguous:
+                return False
+            with view.cast("B") as octets:
+                self._first = octets
+                try:
+                    self._flush()
+                finally:
+                    if self._first is octets:  # interrupted before any was sent
+                        self._first = b""
         if self._writing:
             self._maybe_pause_protocol()
         return True
@@ -115,7 +127,7 @@ class Sending(State):
         """Queue the pieces of `list_of_data`, as one `write` of all of them would. Raises what `write` raises."""
         if self._refusal is not None:
             raise RuntimeError(self._refusal.replace("write", "writelines", 1))
-        pieces = [data if data.__class__ is bytes else bytes(memoryview(data)) for data in list_of_data]
+        pieces = [data if data.__class__ is bytes else _copy(data) for data in list_of_data]
         size = sum(map(len, pieces))
         if size <= self._flush_at or self._conn_lost:
             self.write(b"".join(pieces))
@@ -213,8 +225,9 @@ class Sending(State):
                 except (BlockingIOError, InterruptedError):
                     sent = 0
             if sent != len(data):
-                if data.__class__ is not bytes:
-                    data, sent = bytes(data[sent:]), 0  # what it is a view of is its owner's from here on
+                if isinstance(data, memoryview):
+                    with data[sent:] as unsent:  # its owner may change it from here on
+                        data, sent = bytes(unsent), 0
                 self._send_later(memoryview(data)[sent:])
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
