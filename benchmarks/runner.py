@@ -155,7 +155,9 @@ def start(row: Row, worker: Worker, tools: Tools) -> Measure:
 def measure_rates(row: Row, kinds: list[LoopKind], tools: Tools, plan: Plan, result: RowResult) -> None:
     """All loops of a row run at once, each in its process, and are measured in turn, in an order that rotates."""
     for rounds in plan.parts():
-        measure_part(row, [kind for kind in kinds if kind.name not in result.failed], tools, plan, rounds, result)
+        able = [kind for kind in kinds if kind.name not in result.failed]
+        if able:
+            measure_part(row, able, tools, plan, rounds, result)
     for name in result.failed:
         result.samples.pop(name, None)
 
@@ -195,7 +197,7 @@ def measure_part(row: Row, kinds: list[LoopKind], tools: Tools, plan: Plan, roun
             attempt(name, functools.partial(prepare, name))
         names = list(workers)
         for number in rounds:
-            shift = number % max(1, len(names))
+            shift = number % len(names)
             for name in names[shift:] + names[:shift]:
                 if name in measures:
                     attempt(name, functools.partial(measure, name))

@@ -1,9 +1,10 @@
-"""Much at a time, of any type, in one piece or several: no byte of it is copied more often than it must be, and none is
+"""Much at a time, of any type, in one piece or several, of which the kernel takes a part at once: no byte of it is
 lost, doubled, out of order, or somebody else's by the time that it leaves.
 """
 
 import array
 import asyncio
+import contextlib
 import socket
 import struct
 
@@ -132,6 +133,32 @@ async def test_a_large_buffer_that_is_changed_after_the_write_is_sent_as_it_was(
         data.clear()  # which nobody's view of it forbids
 
     assert await sent_by(write) == expected
+
+
+@ffloop_only
+@pytest.mark.parametrize("method", ["write", "writelines"])
+async def test_what_was_accepted_before_an_interrupt_is_sent_at_the_end_of_the_turn(method):
+    transport, protocol, peer = await pair()
+    data = pattern(100_000)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    transport._flush = interrupt
+    with contextlib.suppress(KeyboardInterrupt):  # in C nothing can be interrupted there
+        if method == "write":
+            transport.write(data)
+        else:
+            transport.writelines([data[:5], data[5:]])
+    del transport._flush
+    received = b""
+    async with asyncio.timeout(10):
+        while len(received) < len(data):
+            received += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+    assert received == data
+    transport.abort()
+    await protocol.lost
+    peer.close()
 
 
 async def test_a_view_of_any_shape_is_sent_as_it_lies_in_memory():

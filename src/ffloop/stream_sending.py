@@ -60,7 +60,8 @@ class Sending(State):
         elif self._writing:
             self._first = data
         elif size > self._flush_at:
-            self._first = data  # which does not wait: what the end of the turn would do comes below
+            self._first = data
+            self._loop._uv.dirty.append(self)  # for the end of the turn, if what comes below is interrupted
         else:
             loop = self._loop
             queue = loop._uv
@@ -133,11 +134,16 @@ class Sending(State):
             self.write(b"".join(pieces))
             return
         # Joined, each byte would be copied once more than the kernel does.
-        more = [*(self._more or ()), *filter(None, pieces)]
-        if not self._first:
-            self._first = more.pop(0)
+        more = list(filter(None, pieces))
+        if not self._first:  # so there is no more of it
+            if not self._writing:
+                self._loop._uv.dirty.append(self)  # as in write()
+            self._first, self._more = more[0], more[1:]
             size -= len(self._first)
-        self._more = more
+        elif self._more is None:
+            self._more = more
+        else:
+            self._more += more
         self._more_size += size
         self._flush()
         if self._writing:
