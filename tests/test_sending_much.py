@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 
 import pytest
 
@@ -166,6 +167,167 @@ async def test_what_was_accepted_before_an_interrupt_is_sent_at_the_end_of_the_t
         while len(received) < len(data):
             received += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
     assert received == data
+    transport.abort()
+    await protocol.lost
+    peer.close()
+
+
+@contextlib.contextmanager
+def when_called(name, act, caller=""):
+    """Have `act` run as the next function of this name begins: where a signal's handler, or a finalizer, might."""
+
+    def hook(frame, event, arg):
+        if event == "call" and frame.f_code.co_name == name and caller in ("", frame.f_back.f_code.co_name):
+            sys.setprofile(None)
+            act()
+
+    sys.setprofile(hook)
+    try:
+        yield
+    finally:
+        assert sys.getprofile() is None, f"{name}() was not called"
+
+
+METHODS = pytest.mark.parametrize("method", ["bytes", "bytearray", "writelines"])
+
+
+def write_by(transport, method, data):
+    if method == "writelines":
+        transport.writelines([data[:5], data[5:]])
+    else:
+        transport.write(data if method == "bytes" else bytearray(data))
+
+
+@ffloop_only  # below the names are ours
+@METHODS
+async def test_nothing_follows_a_write_that_was_interrupted_in_its_midst(method):
+    transport, protocol, peer = await pair()
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with when_called("_send_later", interrupt), pytest.raises(KeyboardInterrupt):
+        write_by(transport, method, data)
+    transport.write(b"more")
+    received = await all_of(peer)
+    assert 0 < len(received) < len(data)
+    assert data.startswith(received)
+    assert await protocol.lost is None
+    assert transport.is_closing()
+
+
+@ffloop_only
+async def test_nothing_follows_a_portion_after_which_the_next_was_interrupted():
+    transport, protocol, peer = await pair()
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+
+    def interrupt():
+        raise ValueError  # from a signal's handler; a KeyboardInterrupt would end the test's run
+
+    told = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: told.append(context))
+    transport.write(data)
+    with when_called("_send_later", interrupt, caller="_write_more"):
+        received = await all_of(peer)
+    assert [type(context["exception"]) for context in told] == [ValueError]
+    assert 0 < len(received) < len(data)
+    assert data.startswith(received)
+    assert await protocol.lost is None
+
+
+@ffloop_only
+@METHODS
+@pytest.mark.parametrize("caller", ["", "_write_more"])
+async def test_what_is_written_in_the_midst_of_a_write_comes_after_it(method, caller):
+    transport, protocol, peer = await pair()
+    data, other = pattern(MORE_THAN_THE_KERNEL_TAKES), pattern(60_000, 7)
+
+    def act():
+        transport.write(other)
+        transport.close()
+
+    with when_called("_send_later", act, caller):
+        write_by(transport, method, data)
+        received = await all_of(peer)
+    assert received == data + other
+    assert await protocol.lost is None
+
+
+def lines_that(act, data):
+    yield b"a"
+    act()
+    yield data
+
+
+@ffloop_only  # asyncio's looks before the pieces are there, and never again
+@SIZES
+async def test_pieces_whose_iterator_ends_the_transport_are_written_after_the_end(size):
+    def write(transport):
+        transport.writelines(lines_that(transport.close, pattern(size)))
+
+    assert await sent_by(write) == b""
+
+    def write_after_eof(transport):
+        transport.write(b"before")
+        with pytest.raises(RuntimeError, match="after write_eof"):
+            transport.writelines(lines_that(transport.write_eof, pattern(size)))
+        transport.write_eof()
+
+    assert await sent_by(write_after_eof) == b"before"
+
+
+@ffloop_only  # asyncio believes it, and the connection ends when the kernel does not
+async def test_what_only_claims_to_be_bytes_is_refused():
+    class Claims:
+        __class__ = bytes
+
+        def __len__(self):
+            return 3
+
+    def write(transport):
+        for lines in ([b"x" * 40_000, Claims()], [Claims()]):
+            with pytest.raises(TypeError):
+                transport.writelines(lines)
+        with pytest.raises(TypeError):
+            transport.write(Claims())
+        transport.write(b"the rest")
+
+    assert await sent_by(write) == b"the rest"
+
+
+@ffloop_only
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ of a class in Python is new in 3.12")
+async def test_a_buffer_that_writes_when_it_is_asked_for_comes_after_that():
+    class Writes(bytearray):
+        def __buffer__(self, flags):
+            if self.transport is not None:
+                transport, self.transport = self.transport, None
+                transport.write(b"first")
+            return super().__buffer__(flags)
+
+    def write(transport):
+        data = Writes(pattern(100_000))
+        data.transport = transport
+        transport.write(data)
+
+    assert await sent_by(write) == b"first" + pattern(100_000)
+
+
+@ffloop_only  # from 3.12 on, asyncio's keep views of what is not theirs
+async def test_who_is_paused_by_a_write_may_resize_what_was_written():
+    transport, protocol, peer = await pair()
+    data = bytearray(MORE_THAN_THE_KERNEL_TAKES)
+    resized = []
+
+    def pause_writing():
+        data.clear()
+        resized.append(True)
+
+    protocol.pause_writing = pause_writing
+    transport.write(data)
+    assert resized == [True]
     transport.abort()
     await protocol.lost
     peer.close()

@@ -191,8 +191,8 @@ class Connections(Servers):
         made: tuple[Any, Any]
         if (
             # The usual case, in which nobody needs a socket object.
-            host.__class__ is str
-            and port.__class__ is int
+            type(host) is str
+            and type(port) is int
             and 0 <= port <= 0xFFFF
             and not ssl
             and sock is None

@@ -71,7 +71,7 @@ class Sending(State):
         `TypeError` for what is not bytes-like, `ValueError` for somebody else's address. What the system has to
         object goes to the protocol's `error_received`. A memoryview with gaps ends the endpoint, as none is sent.
         """
-        if data.__class__ is not bytes:
+        if type(data) is not bytes:
             self._sendto_copy(data, addr)
             return
         if addr is not self._aim and not self._take_aim(addr):

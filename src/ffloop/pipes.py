@@ -124,7 +124,7 @@ class WritePipeTransport(_Polite, unix_events._UnixWritePipeTransport):  # type:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write `data`, bytes-like: at once what the kernel takes, the rest when it can."""
         # The usual case, in few steps. What the system refuses or does not take at once is asyncio's affair.
-        if data.__class__ is bytes and data and not self._buffer and not self._closing and not self._conn_lost:
+        if type(data) is bytes and data and not self._buffer and not self._closing and not self._conn_lost:
             try:
                 written = os.write(self._fileno, data)
             except OSError:

@@ -188,7 +188,7 @@ class Readers(Core):
         self._watches.clear()
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
-        known = self._transports.get(fd if fd.__class__ is int else _fileno(fd))
+        known = self._transports.get(fd if type(fd) is int else _fileno(fd))
         transport = known() if known is not None else None
         if transport is not None and not transport.is_closing():
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
@@ -282,14 +282,14 @@ class Readers(Core):
         return selectors.SelectorKey(watch.fileobj, fd, events, (watch.reader, watch.writer))
 
     def _watch(self, fileobj: Any) -> Watch:
-        fd = fileobj if fileobj.__class__ is int else _fileno(fileobj)
+        fd = fileobj if type(fileobj) is int else _fileno(fileobj)
         if fd < 0:
             raise ValueError(f"Invalid file descriptor: {fd}")
         watch = self._watches.get(fd)
         if watch is None:
             watch = self._watches[fd] = Watch(self, fileobj, fd)
         else:
-            if watch.fileobj is None or fileobj.__class__ is not int:
+            if watch.fileobj is None or type(fileobj) is not int:
                 # A number does not take the place of an object: that is known by nothing else once it is closed.
                 watch.fileobj = fileobj
             if not watch.silent and self._uv.dispatching:

@@ -44,7 +44,7 @@ class Resolver(Core):
                 host, port, family=family, type=type, proto=proto, flags=flags
             )
             return replaced
-        if host.__class__ is str and port.__class__ is int:
+        if host.__class__ is str and port.__class__ is int:  # type() is an argument here
             # The same few are asked for with every connection that is made.
             known = _of_literal(host, port, family, type, proto, flags)
             if known is not None:

@@ -46,7 +46,7 @@ class Sockets(Readers):
         This and the following are
         https://docs.python.org/3/library/asyncio-eventloop.html#working-with-socket-objects-directly.
         """
-        if receive is None or sock.__class__ is not socket.socket or sock.gettimeout() != 0:
+        if receive is None or type(sock) is not socket.socket or sock.gettimeout() != 0:
             return await self._when_readable(sock, sock.recv, nbytes)
         while (data := receive(sock.fileno(), nbytes)) is None:
             await self._until_ready(sock, READABLE)
@@ -68,13 +68,13 @@ class Sockets(Readers):
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         """Send all of `data`, bytes-like. When an `OSError` is raised, how much was sent is not known."""
-        if sock.__class__ is not socket.socket or self._debug:
+        if type(sock) is not socket.socket or self._debug:
             self._check_socket(sock)
         try:
             sent = sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
-        if data.__class__ is bytes and sent == len(data):
+        if type(data) is bytes and sent == len(data):
             return
         view = memoryview(data).cast("B")
         while sent < len(view):
@@ -135,13 +135,13 @@ class Sockets(Readers):
         return connection, address
 
     def _check_socket(self, sock: socket.socket) -> None:
-        if sock.__class__ is not socket.socket:
+        if type(sock) is not socket.socket:
             check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
             raise ValueError("the socket must be non-blocking")
 
     async def _when_readable(self, sock: socket.socket, call: Callable[..., T], *args: Any) -> T:
-        if sock.__class__ is not socket.socket or self._debug:
+        if type(sock) is not socket.socket or self._debug:
             self._check_socket(sock)
         while True:
             try:

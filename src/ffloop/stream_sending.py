@@ -15,6 +15,9 @@ from .stream_state import HIGH_WATER, LOW_WATER, State
 FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
 
+SENT_AS_THEY_ARE = (bytearray, memoryview)
+"""What is large and of one of these types is not copied first; of a subclass `__buffer__` might write, or close."""
+
 CALM = 8
 """A transport that has written so often, and never twice in a turn, is expected to go on like that."""
 
@@ -38,7 +41,7 @@ class Sending(State):
         after `write_eof` and while a file is sent. After the connection was lost or closed, data is dropped, with a
         warning when that goes on.
         """
-        if data.__class__ is not bytes:
+        if type(data) is not bytes:
             if self._send_much(data):
                 return
             data = as_bytes(data)
@@ -95,7 +98,7 @@ class Sending(State):
         Return whether it was: what the kernel has not taken was copied.
         """
         if (
-            not isinstance(data, bytearray | memoryview)
+            type(data) not in SENT_AS_THEY_ARE
             or self._first
             or self._writing
             or self._conn_lost
@@ -128,23 +131,26 @@ class Sending(State):
         """Queue the pieces of `list_of_data`, as one `write` of all of them would. Raises what `write` raises."""
         if self._refusal is not None:
             raise RuntimeError(self._refusal.replace("write", "writelines", 1))
-        pieces = [data if data.__class__ is bytes else _copy(data) for data in list_of_data]
+        pieces = [data if type(data) is bytes else _copy(data) for data in list_of_data]
         size = sum(map(len, pieces))
-        if size <= self._flush_at or self._conn_lost:
+        if size <= self._flush_at or self._conn_lost or self._refusal is not None:  # an iterator may have closed it
             self.write(b"".join(pieces))
             return
         # Joined, each byte would be copied once more than the kernel does.
         more = list(filter(None, pieces))
-        if not self._first:  # so there is no more of it
+        first = self._first
+        if not first:
             if not self._writing:
                 self._loop._uv.dirty.append(self)  # as in write()
-            self._first, self._more = more[0], more[1:]
-            size -= len(self._first)
-        elif self._more is None:
+            first = more.pop(0)
+            size -= len(first)
+        size += self._more_size
+        # Below this there may be no memory; above, nothing is queued yet.
+        if self._more is None:
             self._more = more
         else:
             self._more += more
-        self._more_size += size
+        self._first, self._more_size = first, size
         self._flush()
         if self._writing:
             self._maybe_pause_protocol()
@@ -231,12 +237,18 @@ class Sending(State):
                 except (BlockingIOError, InterruptedError):
                     sent = 0
             if sent != len(data):
+                self._writing = True  # what a finalizer writes from here on comes after the rest
                 if isinstance(data, memoryview):
                     with data[sent:] as unsent:  # its owner may change it from here on
                         data, sent = bytes(unsent), 0
                 self._send_later(memoryview(data)[sent:])
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
+        except BaseException:
+            # Interrupted: nobody knows how much has left, and nothing may follow a gap.
+            self._writing = True
+            self._force_close(None)
+            raise
 
     def _send_pieces(self, first: bytes | memoryview, more: list[bytes]) -> tuple[bytes, int]:
         """Hand the whole queue to the kernel; return what is not sent to the end, and how many bytes of it are."""
@@ -260,14 +272,14 @@ class Sending(State):
         return data or b"".join(pieces), sent
 
     def _send_later(self, rest: bytes | memoryview) -> None:
-        """Have libuv send what the kernel has not taken."""
+        """Have libuv send what the kernel has not taken. Whoever is interrupted here closes the connection."""
+        self._writing = True
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark, so that
         # the protocol is resumed as soon as no more than that is left.
         try:
             above = len(rest) - int(self._low_water)
             portion = above if above > 0 else len(rest)
             self._rest = rest[portion:]
-            self._writing = True
             self._stream.write(rest[:portion], self._on_written)
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
@@ -299,11 +311,15 @@ class Sending(State):
         if status < 0:
             self._fail_write(uv.os_error(status))
             return
-        rest, self._rest = self._rest, b""
-        self._writing = False
-        if rest:
-            self._send_later(rest)
-        self._flush()
+        if self._rest:
+            try:
+                self._send_later(self._rest)
+            except BaseException:
+                self._force_close(None)  # as in _flush()
+                raise
+        else:
+            self._writing = False
+            self._flush()
         self._resuming = True
         try:
             self._maybe_resume_protocol()

@@ -63,7 +63,7 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
         """Encrypt `data` and send it. See `asyncio.Transport.write`."""
         protocol = self._ssl_protocol
         if (
-            data.__class__ is not bytes
+            type(data) is not bytes
             or not data
             or protocol is None
             or protocol._state is not WRAPPED
@@ -165,7 +165,7 @@ class SSLProtocol(sslproto.SSLProtocol):
     def _sslobj(self, sslobj: Any) -> None:
         self._ssl_object = sslobj
         # A class of the program's own (`SSLContext.sslobject_class`) has its say in everything.
-        plain = sslobj.__class__ is sslproto.ssl.SSLObject  # type: ignore[attr-defined]
+        plain = type(sslobj) is sslproto.ssl.SSLObject  # type: ignore[attr-defined]
         direct = sslobj._sslobj if plain else sslobj
         self._decrypt: Callable[..., Any] = direct.read
         self._decrypted: Callable[[], int] = direct.pending

@@ -165,17 +165,17 @@ class Peers:
         except (KeyError, TypeError):
             return self._pack(name)
         # 80.0 is found where 80 was put, and a socket would not take it.
-        if name[1].__class__ is int and (len(name) == 2 or _are_ints(name)):
+        if type(name[1]) is int and (len(name) == 2 or _are_ints(name)):
             return packed
         return self._pack(name)
 
     def _pack(self, name: Any) -> bytes | None:
-        if name.__class__ is not tuple:
+        if type(name) is not tuple:
             return None
         family = self._family
         if len(name) != 2 and (len(name) != 4 or family != socket.AF_INET6):
             return None
-        if family not in (socket.AF_INET, socket.AF_INET6) or name[0].__class__ is not str or not _are_ints(name):
+        if family not in (socket.AF_INET, socket.AF_INET6) or type(name[0]) is not str or not _are_ints(name):
             return None
         if "\0" in name[0]:
             return None  # PyPy's inet_pton reads no further
@@ -196,4 +196,4 @@ class Peers:
 
 
 def _are_ints(name: tuple[Any, ...]) -> bool:
-    return all(part.__class__ is int for part in name[1:])
+    return all(type(part) is int for part in name[1:])

@@ -35,12 +35,32 @@ int stream_fatal(PyObject *self, const char *message) {
   return tell(done);
 }
 
+/* Ends a connection of which a part of a write has gone, and the rest, because of an exception, will not: the peer is not to take
+ * for the whole what it has got, nor to get anything after it. -1 with the exception if it is let through.
+ */
+static int stop_sending(PyObject *self) {
+  PyObject *exception;
+
+  if (!is_let_through()) {
+    part_of(self)->writing = 0;
+    return stream_fatal(self, WRITE_FAILED);
+  }
+  exception = take_exception();
+  if (tell(PyObject_CallMethod(self, "_force_close", "O", Py_None)) < 0)
+    PyErr_WriteUnraisable(self);
+  restore_exception(exception);
+  return -1;
+}
+
 /* All that is queued, as one bytes object, from `sent` on: for libuv, which sends the rest. */
 static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssize_t total, Py_ssize_t sent) {
+  Part *part = part_of(self);
   PyObject *whole, *view, *rest;
   Py_ssize_t at = 0;
-  int i;
+  int i, status = -1;
 
+  /* What a finalizer or a signal's handler writes from here on comes after the rest, and close() waits for it. */
+  part->writing = 1;
   if (count == 1) {
     whole = Py_NewRef(pieces[0]);
   } else {
@@ -54,11 +74,10 @@ static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssi
   rest = view != NULL ? PySequence_GetSlice(view, sent, total) : NULL;
   Py_XDECREF(whole);
   Py_XDECREF(view);
-  if (rest == NULL)
-    return stream_fatal(self, WRITE_FAILED); /* a part has gone, and the peer is not to take it for all */
-  i = tell(PyObject_CallMethod(self, "_send_later", "O", rest));
-  Py_DECREF(rest);
-  return i < 0 ? stream_fatal(self, WRITE_FAILED) : 0;
+  if (rest != NULL)
+    status = tell(PyObject_CallMethod(self, "_send_later", "O", rest));
+  Py_XDECREF(rest);
+  return status < 0 ? stop_sending(self) : 0;
 }
 
 /* Has the kernel take what it does of `total` bytes in `vectors`. Returns 1 and says how much that was; or what stream_fatal()
@@ -222,7 +241,7 @@ static int queue_data(State *state, PyObject *self, PyObject *data) {
 
 /* Sends `data` without a copy, if it is a buffer with much in it that nothing is queued before. Returns 1 if it was, 0 if not, -1
  * with an exception. What the kernel has not taken was copied. The reference is the caller's; while the kernel reads without the
- * GIL, nobody can resize the buffer.
+ * GIL, nobody can resize the buffer. Not a subclass of bytearray, whose __buffer__() may write, or close.
  */
 static int send_much(PyObject *self, PyObject *data) {
   Part *part = part_of(self);
@@ -231,7 +250,7 @@ static int send_much(PyObject *self, PyObject *data) {
   Py_ssize_t sent;
   int status;
 
-  if ((!PyMemoryView_Check(data) && !PyByteArray_Check(data)) || part->first != part->state->empty_bytes || part->writing ||
+  if ((!PyMemoryView_Check(data) && !PyByteArray_CheckExact(data)) || part->first != part->state->empty_bytes || part->writing ||
       part->refusal != Py_None || part->conn_lost != 0)
     return 0;
   if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
@@ -252,10 +271,10 @@ static int send_much(PyObject *self, PyObject *data) {
 
     status = rest != NULL ? send_later(self, &rest, 1, view.len - sent, 0) : stream_fatal(self, WRITE_FAILED);
     Py_XDECREF(rest);
-    if (status == 0 && part->writing)
-      status = tell(PyObject_CallMethodNoArgs(self, part->state->str_maybe_pause));
   }
-  PyBuffer_Release(&view);
+  PyBuffer_Release(&view); /* pause_writing() may resize it */
+  if (status == 0 && part->writing)
+    status = tell(PyObject_CallMethodNoArgs(self, part->state->str_maybe_pause));
   return status < 0 ? -1 : 1;
 }
 
@@ -354,8 +373,9 @@ static PyObject *writelines(PyObject *self, PyObject *const *args, Py_ssize_t na
       break;
     total += PyBytes_GET_SIZE(piece);
   }
-  if (i < PyTuple_GET_SIZE(lines))
-    done = PyObject_CallMethod(self, "_writelines", "(O)", lines); /* which makes bytes of the others */
+  /* Pieces that are not bytes, or whose iterator has closed the transport. */
+  if (i < PyTuple_GET_SIZE(lines) || part->refusal != Py_None || part->conn_lost != 0 || part->first == NULL)
+    done = PyObject_CallMethod(self, "_writelines", "(O)", lines);
   else if (total == 0 || queue_lines(part->state, self, lines, total) == 0)
     done = Py_NewRef(Py_None);
   Py_DECREF(lines);
