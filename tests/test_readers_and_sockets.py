@@ -303,6 +303,42 @@ async def test_nothing_is_received_and_nothing_lost_where_nothing_is_wanted():
         assert await loop.sock_recv(left, 100) == b"datagram"
 
 
+@pytest.mark.parametrize("wanted", [120 * 1024, 130_000, 1 << 20])
+async def test_sock_recv_gives_as_much_of_a_stream_as_has_come(wanted):
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with left, right:
+        data = os.urandom(1 << 20)
+        sent = right.send(data)
+        assert sent > 130_000
+        received = await loop.sock_recv(left, wanted)
+        assert len(received) == min(sent, wanted)
+        while len(received) < sent:
+            received += await loop.sock_recv(left, wanted)
+        assert received == data[:sent]
+        reading = loop.create_task(loop.sock_recv(left, wanted))
+        await asyncio.sleep(0)
+        right.send(b"later")
+        assert await asyncio.wait_for(reading, 10) == b"later"
+        right.close()
+        assert await asyncio.wait_for(loop.sock_recv(left, wanted), 10) == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere datagrams are not as large")
+async def test_sock_recv_cuts_no_datagram_that_fits():
+    loop = asyncio.get_running_loop()
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    left.setblocking(False)
+    with left, right:
+        for size in (150_000, 10, 0):
+            right.send(b"x" * size)
+        for size in (150_000, 10, 0):
+            assert len(await asyncio.wait_for(loop.sock_recv(left, 1 << 20), 10)) == size
+
+
 async def test_a_closed_socket_is_known_by_its_object_though_its_number_was_watched_too():
     loop = asyncio.get_running_loop()
     left, right = socket.socketpair()

@@ -2,6 +2,7 @@ import asyncio
 import select
 import socket
 import ssl
+import struct
 from asyncio import sslproto
 
 import pytest
@@ -413,6 +414,17 @@ async def test_what_is_written_of_any_type_and_size_arrives_in_order(contexts, n
         assert await peer.receive(len(expected)) == expected
         with pytest.raises(TypeError, match="expecting a bytes-like instance, got str"):
             protocol.transport.write("text")
+
+
+async def test_much_for_a_peer_that_has_gone_is_dropped_without_a_warning_for_each_piece(contexts, caplog):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+        for _ in range(2):
+            protocol.transport.write(bytes(1 << 20))
+        assert isinstance(await protocol.lost, ConnectionError)
+    assert "socket.send()" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [1, 1000, 16384, 30_000, 1 << 20])

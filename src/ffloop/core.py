@@ -58,6 +58,15 @@ else:
     Turns = PureTurns
 
 
+CHEAP = 120 * 1024
+"""Bytes: no more memory than this is asked for at a time if it is not certain to be filled.
+
+From 128 KiB on an allocator may have the system map new memory each time, and clear it page by page: messages of 64 KiB
+that are received into 256 KiB take four times as long. musl's always does, glibc's unless a program lets it be (see
+`warm_allocator` in native/queue.c); and the first 120 KiB of a larger piece are less often in a cache.
+"""
+
+
 class Record(Handle):
     """One record of a poll, as an entry of the ready queue of its own; it runs as any handle does."""
 

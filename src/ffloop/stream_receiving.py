@@ -13,15 +13,14 @@ from time import monotonic  # the real one, as in turns.py
 from typing import TYPE_CHECKING, Any
 
 from . import uv
-from .core import is_entered
+from .core import CHEAP, is_entered
 from .stream_state import State
 
-READ_SIZE = 160 * 1024
+READ_SIZE = CHEAP
 """Bytes read at a time, of what does not go through the region.
 
 More than the 64 KiB in which the kernel keeps what arrives at once, so that a peer that never stops is not stopped
-after each of them; no more than a second-level cache has room for. With 256 KiB a stream that never ends takes a tenth
-less of the processor and no less time, and messages of 100 KiB take a twentieth more.
+after each of them.
 """
 
 LARGE = 32 * 1024

@@ -10,6 +10,7 @@ else there is goes asyncio's way. What costs there what it need not:
 * Reads and writes pass through methods of `ssl.SSLObject`, which only pass them on.
 * After each read and each write both sides' flow control looks at sizes that cannot have changed.
 * Each connection has 256 KiB to receive into, for as long as it lasts, though what comes goes to OpenSSL at once.
+* What was written is encrypted as a whole, and taken as a whole from OpenSSL: each time in new memory as large.
 """
 
 from asyncio import sslproto
@@ -18,7 +19,7 @@ from operator import attrgetter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .core import is_elsewhere
+from .core import CHEAP, is_elsewhere
 
 RECORD_SIZE = 16 * 1024
 """Bytes that a TLS record holds at most (RFC 8446, section 5.1); a read never gives more."""
@@ -26,8 +27,8 @@ RECORD_SIZE = 16 * 1024
 ENCRYPTED_SIZE = 5 + RECORD_SIZE + 2048
 """Bytes that such a record takes at most, with its header (RFC 5246, section 6.2.3): of as many, one is whole."""
 
-BUFFER_SIZE = 256 * 1024
-"""Bytes of the buffer that all sessions of a loop receive into (asyncio's own number)."""
+BUFFER_SIZE = CHEAP
+"""Bytes of the buffer that all sessions of a loop receive into, and of the pieces in which what they send leaves."""
 
 WRAPPED = sslproto.SSLProtocolState.WRAPPED
 
@@ -85,7 +86,9 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
             super().write(data[count:])
             return
         try:
-            protocol._transport.write(protocol._outgoing.read())
+            protocol._transport.write(protocol._outgoing.read(BUFFER_SIZE))
+            if protocol._outgoing.pending:
+                protocol._send_outgoing()
             if protocol._app_writing_paused or not protocol._outgoing_high_water:
                 protocol._control_app_writing()
         except Exception as exc:
@@ -219,8 +222,15 @@ class SSLProtocol(sslproto.SSLProtocol):
     def _process_outgoing(self) -> None:
         if self._ssl_writing_paused or self._write_backlog or self._app_writing_paused or not self._outgoing_high_water:
             super()._process_outgoing()  # type: ignore[misc]
-        elif data := self._outgoing.read():
-            self._transport.write(data)
+        else:
+            self._send_outgoing()
+
+    def _send_outgoing(self) -> None:
+        outgoing, transport = self._outgoing, self._transport
+        while data := outgoing.read(BUFFER_SIZE):
+            transport.write(data)
+            if outgoing.pending and transport.is_closing():
+                outgoing.read()  # the connection is lost: what is dropped counts as one write
 
     def _do_read__copied(self) -> None:
         read = self._decrypt

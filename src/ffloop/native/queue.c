@@ -51,7 +51,7 @@ static int check_descriptors(void) {
 
 /* glibc returns the end of its heap to the system with every free() beyond 128 KiB, and maps and unmaps what is larger, until the
  * program has freed something that was larger still: then it lets twice as much be. The first such free() comes by chance, or never, and
- * before it each message of 100 KiB costs its pages anew: streams echoed half as many (asyncio itself frees 256 KiB with its first read). */
+ * before it each message of 100 KiB costs its pages anew: streams echoed half as many (asyncio frees 256 KiB when a first connection ends). */
 static void warm_allocator(void) {
   enum { LARGER = 1024 * 1024 };
   void *volatile block = malloc(LARGER); /* volatile: a compiler may leave both calls out */

@@ -14,7 +14,7 @@
 /* All of these as in stream_receiving.py. */
 enum {
   LARGE = 32 * 1024,      /* above it bytes are read where they are to stay, */
-  READ_SIZE = 160 * 1024, /* so many at a time */
+  READ_SIZE = 120 * 1024, /* so many at a time */
   MUCH = 48 * 1024,       /* what is followed by more, MOST_READS a turn, for so many ns, in such pieces */
   MOST_READS = 16,
   NEXT_SIZE = 64 * 1024,
