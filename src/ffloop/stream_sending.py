@@ -57,9 +57,10 @@ class Sending(State):
             if self._more is None:
                 self._more = []
             self._calm = 0
-            self._more.append(data)
-            self._more_size += size
-            size = len(self._first) + self._more_size
+            more_size = self._more_size + size
+            size = len(self._first) + more_size
+            self._more.append(data)  # the last that needs memory
+            self._more_size = more_size
         elif self._writing:
             self._first = data
         elif size > self._flush_at:
@@ -251,25 +252,29 @@ class Sending(State):
             raise
 
     def _send_pieces(self, first: bytes | memoryview, more: list[bytes]) -> tuple[bytes, int]:
-        """Hand the whole queue to the kernel; return what is not sent to the end, and how many bytes of it are."""
+        """Hand the whole queue to the kernel; return what is left of it, and how many bytes of that are sent."""
         pieces = [first, *more]
         size = len(first) + self._more_size
         more.clear()
         self._more_size = 0
         stream = self._stream
-        data = b""
         try:
             # To join a few small pieces costs less than to have the kernel collect them.
             if size > FLUSH_AT and len(pieces) <= uv.MOST_PIECES:
                 sent = stream.try_writev(pieces)
-                if sent == size:
-                    return b"", 0
             else:
-                data = b"".join(pieces)
-                sent = stream.try_write(data)
+                pieces = [b"".join(pieces)]
+                sent = stream.try_write(pieces[0])
+            if sent == size:
+                return b"", 0
         except (BlockingIOError, InterruptedError):
             sent = 0
-        return data or b"".join(pieces), sent
+        self._writing = True  # as in _flush()
+        gone = 0
+        while gone < len(pieces) and sent >= len(pieces[gone]):
+            sent -= len(pieces[gone])
+            gone += 1
+        return b"".join(pieces[gone:]), sent
 
     def _send_later(self, rest: bytes | memoryview) -> None:
         """Have libuv send what the kernel has not taken. Whoever is interrupted here closes the connection."""

@@ -86,9 +86,7 @@ class _SSLProtocolTransport(sslproto._SSLProtocolTransport):
             super().write(data[count:])
             return
         try:
-            protocol._transport.write(protocol._outgoing.read(BUFFER_SIZE))
-            if protocol._outgoing.pending:
-                protocol._send_outgoing()
+            protocol._send_outgoing()
             if protocol._app_writing_paused or not protocol._outgoing_high_water:
                 protocol._control_app_writing()
         except Exception as exc:
@@ -229,8 +227,8 @@ class SSLProtocol(sslproto.SSLProtocol):
         outgoing, transport = self._outgoing, self._transport
         while data := outgoing.read(BUFFER_SIZE):
             transport.write(data)
-            if outgoing.pending and transport.is_closing():
-                outgoing.read()  # the connection is lost: what is dropped counts as one write
+            if outgoing.pending and getattr(transport, "_conn_lost", 0):
+                outgoing.read()  # nobody has it any more, and what is dropped counts as one write
 
     def _do_read__copied(self) -> None:
         read = self._decrypt

@@ -11,6 +11,7 @@ import random
 import ssl
 
 SIZES = [0, 1, 50, 1000, 16383, 16384, 16385, 50_000, 200_000]
+PIECE = 100_000  # at most so many bytes come at once: what either has room for
 LIMITS = [0, 1, 100, 100_000, None]
 
 
@@ -50,7 +51,9 @@ class Below:
         self.closed = False
 
     def write(self, data):
-        self.log.append(("write", len(data)))
+        # Much may come in several pieces.
+        before = self.log.pop()[1] if self.log and self.log[-1][0] == "write" else 0
+        self.log.append(("write", before + len(data)))
         self.sent += data
 
     def pause_reading(self):
@@ -160,7 +163,7 @@ def play(make_protocol, contexts, seed):
     def feed(data):
         while data and not below.closed:
             buffer = protocol.get_buffer(-1)
-            size = min(len(buffer), len(data))
+            size = min(len(buffer), len(data), PIECE)
             buffer[:size], data = data[:size], data[size:]
             protocol.buffer_updated(size)
 

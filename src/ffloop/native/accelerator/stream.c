@@ -52,28 +52,31 @@ static int stop_sending(PyObject *self) {
   return -1;
 }
 
-/* All that is queued, as one bytes object, from `sent` on: for libuv, which sends the rest. */
+/* What was queued, from `sent` of `total` bytes on, goes to libuv as one object, which sends the rest. */
 static int send_later(PyObject *self, PyObject *const *pieces, int count, Py_ssize_t total, Py_ssize_t sent) {
   Part *part = part_of(self);
-  PyObject *whole, *view, *rest;
-  Py_ssize_t at = 0;
+  PyObject *rest;
   int i, status = -1;
 
   /* What a finalizer or a signal's handler writes from here on comes after the rest, and close() waits for it. */
   part->writing = 1;
   if (count == 1) {
-    whole = Py_NewRef(pieces[0]);
+    PyObject *view = PyMemoryView_FromObject(pieces[0]);
+
+    rest = view != NULL ? PySequence_GetSlice(view, sent, total) : NULL;
+    Py_XDECREF(view);
   } else {
-    whole = PyBytes_FromStringAndSize(NULL, total);
-    for (i = 0; whole != NULL && i < count; i++) {
-      memcpy(PyBytes_AS_STRING(whole) + at, PyBytes_AS_STRING(pieces[i]), (size_t) PyBytes_GET_SIZE(pieces[i]));
-      at += PyBytes_GET_SIZE(pieces[i]);
+    Py_ssize_t at = 0, gone = sent;
+
+    rest = PyBytes_FromStringAndSize(NULL, total - sent);
+    for (i = 0; rest != NULL && i < count; i++) {
+      Py_ssize_t size = PyBytes_GET_SIZE(pieces[i]), skipped = gone < size ? gone : size;
+
+      memcpy(PyBytes_AS_STRING(rest) + at, PyBytes_AS_STRING(pieces[i]) + skipped, (size_t) (size - skipped));
+      at += size - skipped;
+      gone -= skipped;
     }
   }
-  view = whole != NULL ? PyMemoryView_FromObject(whole) : NULL;
-  rest = view != NULL ? PySequence_GetSlice(view, sent, total) : NULL;
-  Py_XDECREF(whole);
-  Py_XDECREF(view);
   if (rest != NULL)
     status = tell(PyObject_CallMethod(self, "_send_later", "O", rest));
   Py_XDECREF(rest);
