@@ -7,22 +7,14 @@ import contextlib
 import errno
 import os
 import socket
-import sys
 import types
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any, TypeVar
 
-from .core import CHEAP
 from .readers import Readers
 from .speed import accelerator
 from .uv import READABLE, WRITABLE, Address
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = termios = None  # type: ignore[assignment]
 try:
     import ssl
 except ImportError:  # a Python built without OpenSSL
@@ -32,9 +24,6 @@ T = TypeVar("T")
 
 receive: Callable[[int, int], bytes | None] | None = getattr(accelerator, "receive", None)
 """`socket.recv` for a descriptor, with None for what is a `BlockingIOError` there."""
-
-TYPE_OF: Callable[[socket.socket], int] = vars(socket.SocketType)["type"].__get__
-"""`socket.socket.type` as a number, which takes a seventh of the time."""
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 
@@ -58,10 +47,7 @@ class Sockets(Readers):
         https://docs.python.org/3/library/asyncio-eventloop.html#working-with-socket-objects-directly.
         """
         if receive is None or type(sock) is not socket.socket or sock.gettimeout() != 0:
-            receive_here = sock.recv
-            if type(nbytes) is int and nbytes > CHEAP and type(sock) is socket.socket and fcntl is not None:
-                receive_here = partial(_receive_much, sock)
-            return await self._when_readable(sock, receive_here, nbytes)
+            return await self._when_readable(sock, sock.recv, nbytes)
         while (data := receive(sock.fileno(), nbytes)) is None:
             await self._until_ready(sock, READABLE)
         return data
@@ -173,19 +159,6 @@ class Sockets(Readers):
         except BaseException:
             self._stop_waiting(fd, future)
             raise
-
-
-def _receive_much(sock: socket.socket, nbytes: int) -> bytes:
-    """Do what `sock.recv` does for more than `CHEAP` bytes, with no more memory than that if no more has come."""
-    if TYPE_OF(sock) != socket.SOCK_STREAM:
-        return sock.recv(nbytes)  # what there is no room for would be lost
-    data = sock.recv(CHEAP)
-    if len(data) == CHEAP:
-        waiting = int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
-        if waiting:
-            with contextlib.suppress(BlockingIOError, InterruptedError):  # another process has received it
-                data += sock.recv(min(waiting, nbytes - CHEAP))
-    return data
 
 
 def check_ssl_socket(sock: Any) -> None:

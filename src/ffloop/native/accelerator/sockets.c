@@ -9,25 +9,10 @@
 #ifndef _WIN32
 
 #include <errno.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
-enum {
-  WITH_THE_GIL = 64 * 1024, /* bytes that are copied before another thread gets its turn */
-  CHEAP = 120 * 1024        /* as in core.py */
-};
-
-/* How much memory to receive `size` bytes into: of a stream, no more than has come. Of a datagram, what does not fit would be lost. */
-static Py_ssize_t room_for(int fd, Py_ssize_t size) {
-  int type, waiting;
-  socklen_t length = sizeof type;
-
-  if (size <= CHEAP || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_STREAM ||
-      ioctl(fd, FIONREAD, &waiting) < 0 || waiting >= size)
-    return size;
-  return waiting > CHEAP ? waiting : CHEAP;
-}
+enum { WITH_THE_GIL = 64 * 1024 }; /* bytes that are copied before another thread gets its turn */
 
 /* (fd, size) -> bytes, b"" at the end; None when there is nothing yet. The GIL is kept for small sizes: this never waits. */
 static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
@@ -51,7 +36,6 @@ static PyObject *receive(PyObject *module, PyObject *const *args, Py_ssize_t nar
     PyErr_SetString(PyExc_ValueError, "negative buffersize in recv");
     return NULL;
   }
-  size = room_for((int) fd, size);
   data = PyBytes_FromStringAndSize(NULL, size);
   if (data == NULL || size == 0) /* nothing wanted: the socket module asks nobody, and a datagram stays where it is */
     return data;
