@@ -218,6 +218,25 @@ async def test_nothing_follows_a_write_that_was_interrupted_in_its_midst(method)
 
 
 @ffloop_only
+@METHODS
+async def test_nothing_follows_a_write_for_whose_rest_there_is_no_memory(method):
+    transport, protocol, peer = await pair()
+    data = pattern(MORE_THAN_THE_KERNEL_TAKES)
+
+    def act():
+        transport.write(b"meanwhile")
+        raise MemoryError
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    with when_called("_send_later", act):
+        write_by(transport, method, data)
+    received = await all_of(peer)
+    assert 0 < len(received) < len(data)
+    assert data.startswith(received)
+    assert isinstance(await protocol.lost, MemoryError)
+
+
+@ffloop_only
 async def test_nothing_follows_a_portion_after_which_the_next_was_interrupted():
     transport, protocol, peer = await pair()
     data = pattern(MORE_THAN_THE_KERNEL_TAKES)

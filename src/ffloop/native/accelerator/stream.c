@@ -39,13 +39,14 @@ int stream_fatal(PyObject *self, const char *message) {
  * for the whole what it has got, nor to get anything after it. -1 with the exception if it is let through.
  */
 static int stop_sending(PyObject *self) {
-  PyObject *exception;
+  int is_interrupt = is_let_through(), status;
+  PyObject *exception = take_exception();
 
-  if (!is_let_through()) {
-    part_of(self)->writing = 0;
-    return stream_fatal(self, WRITE_FAILED);
+  if (!is_interrupt) {
+    status = tell(PyObject_CallMethod(self, "_fail_write", "O", exception));
+    Py_XDECREF(exception);
+    return status;
   }
-  exception = take_exception();
   if (tell(PyObject_CallMethod(self, "_force_close", "O", Py_None)) < 0)
     PyErr_WriteUnraisable(self);
   restore_exception(exception);
