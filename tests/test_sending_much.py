@@ -11,8 +11,10 @@ import sys
 
 import pytest
 
+import ffloop
+
 from .conftest import ffloop_only
-from .test_transports import pair, until
+from .test_transports import Recorder, pair, until
 
 MORE_THAN_THE_KERNEL_TAKES = 8 * 1024 * 1024
 
@@ -227,7 +229,7 @@ async def test_nothing_follows_a_write_for_whose_rest_there_is_no_memory(method)
         transport.write(b"meanwhile")
         raise MemoryError
 
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: transport.write(b"to whoever is told"))
     with when_called("_send_later", act):
         write_by(transport, method, data)
     received = await all_of(peer)
@@ -237,7 +239,8 @@ async def test_nothing_follows_a_write_for_whose_rest_there_is_no_memory(method)
 
 
 @ffloop_only
-async def test_nothing_follows_a_portion_after_which_the_next_was_interrupted():
+@pytest.mark.parametrize("name", ["_write_more", "_send_later"])
+async def test_nothing_follows_a_portion_after_which_the_next_was_interrupted(name):
     transport, protocol, peer = await pair()
     data = pattern(MORE_THAN_THE_KERNEL_TAKES)
 
@@ -248,7 +251,7 @@ async def test_nothing_follows_a_portion_after_which_the_next_was_interrupted():
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: told.append(context))
     transport.write(data)
-    with when_called("_send_later", interrupt, caller="_write_more"):
+    with when_called(name, interrupt):
         received = await all_of(peer)
     assert [type(context["exception"]) for context in told] == [ValueError]
     assert 0 < len(received) < len(data)
@@ -396,6 +399,48 @@ async def test_pieces_that_are_more_than_the_kernel_takes_pause_the_writer_too()
     data = pattern(MORE_THAN_THE_KERNEL_TAKES)
     await check_pause(lambda transport, data: transport.writelines([b"", data[:5], data[5:]]), data)
     await check_pause(lambda transport, data: transport.writelines([b"", memoryview(data)]), data)
+
+
+class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
+    """The same, with a buffer."""
+
+    def get_buffer(self, sizehint):
+        return bytearray(1000)
+
+    def buffer_updated(self, nbytes):
+        pass
+
+
+@pytest.mark.parametrize("factory", [Recorder, BufferedRecorder])
+@pytest.mark.parametrize("received", [0, 50_000])
+async def test_a_reset_while_much_is_to_be_written_is_no_end(factory, received):
+    transport, protocol, peer = await pair(factory)
+    loop = asyncio.get_running_loop()
+    if received:  # so much at once is read in another way from then on
+        await loop.sock_sendall(peer, bytes(received))
+        await asyncio.sleep(0.02)
+    transport.write(pattern(MORE_THAN_THE_KERNEL_TAKES))
+    await asyncio.sleep(0.02)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    assert isinstance(await protocol.lost, ConnectionResetError)
+    assert "eof" not in protocol.events
+
+
+@ffloop_only  # asyncio's closed loops leave transports to themselves
+async def test_what_is_left_to_write_can_be_asked_for_after_the_loop_is_closed():
+    sizes = []
+
+    def run_another():
+        with asyncio.Runner(loop_factory=ffloop.new_event_loop) as runner:
+            transport, protocol, peer = runner.run(pair())
+            transport.write(pattern(MORE_THAN_THE_KERNEL_TAKES))
+            sizes.append(transport.get_write_buffer_size())
+        sizes.append(transport.get_write_buffer_size())
+        peer.close()
+
+    await asyncio.to_thread(run_another)
+    assert sizes[0] >= sizes[1] >= 0
 
 
 @pytest.mark.parametrize("data", [b"x" * 200_000, memoryview(b"x" * 200_000), [b"x", b"y" * 200_000]])

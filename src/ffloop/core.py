@@ -59,7 +59,7 @@ else:
 
 
 CHEAP = 120 * 1024
-"""Bytes: no more memory than this is asked for at a time if it is not certain to be filled.
+"""Bytes: streams, pipes and TLS ask for no more memory at a time, if it is not certain to be filled.
 
 From 128 KiB on an allocator may have the system map new memory each time, and clear it page by page: messages of 64 KiB
 that are received into 256 KiB take four times as long. musl's always does, glibc's unless a program lets it be (see

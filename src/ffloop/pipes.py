@@ -101,8 +101,7 @@ class _Polite:
 def _read_size(fd: int) -> int:
     """Return how many bytes to read from `fd` at a time: what a pipe holds, which may have been set.
 
-    No more than that, nor than what memory is cheap for. Asyncio's 256 KiB at a time are a fourth slower where a pipe
-    holds as much.
+    No more than that, nor than `CHEAP`. Asyncio's 256 KiB at a time are a fourth slower where a pipe holds as much.
     """
     try:
         held = 0 if _GET_PIPE_SIZE is None else fcntl.fcntl(fd, _GET_PIPE_SIZE)

@@ -329,8 +329,14 @@ class Receiving(State):
             self._fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
     def _on_read_end(self, status: int) -> None:
-        if status != uv.EOF:
-            self._fatal_error(uv.os_error(status), "Fatal read error on socket transport")
+        error = uv.os_error(status) if status != uv.EOF else None
+        if error is None and self._writing:
+            # A reset looks like the end to whoever reads after libuv has written. A broken pipe comes after an end.
+            error = self._stream.write_error()
+            if isinstance(error, BrokenPipeError):
+                error = None
+        if error is not None:
+            self._fatal_error(error, "Fatal read error on socket transport")
             return
         if self._loop.get_debug():
             logger.debug("%r received EOF", self)

@@ -146,7 +146,7 @@ class Sending(State):
             first = more.pop(0)
             size -= len(first)
         size += self._more_size
-        # Below this there may be no memory; above, nothing is queued yet.
+        # If there is no memory for this, nothing is queued; what comes after it needs none.
         if self._more is None:
             self._more = more
         else:
@@ -188,7 +188,7 @@ class Sending(State):
     def _unsent(self) -> int:
         if self._conn_lost:
             return 0  # libuv still has what was in flight, and nobody waits for it
-        in_flight = self._stream.write_queue_size() if self._writing else 0
+        in_flight = self._stream.write_queue_size() if self._writing and not self._stream.closed else 0
         return len(self._first) + self._more_size + len(self._rest) + in_flight
 
     # What sendfile() needs
@@ -246,9 +246,7 @@ class Sending(State):
         except (OSError, MemoryError) as exc:
             self._fail_write(exc)
         except BaseException:
-            # Interrupted: nobody knows how much has left, and nothing may follow a gap.
-            self._writing = True
-            self._force_close(None)
+            self._on_interrupt()
             raise
 
     def _send_pieces(self, first: bytes | memoryview, more: list[bytes]) -> tuple[bytes, int]:
@@ -277,7 +275,7 @@ class Sending(State):
         return b"".join(pieces[gone:]), sent
 
     def _send_later(self, rest: bytes | memoryview) -> None:
-        """Have libuv send what the kernel has not taken. Whoever is interrupted here closes the connection."""
+        """Have libuv send what the kernel has not taken. If this is interrupted, the caller calls `_on_interrupt`."""
         self._writing = True
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark, so that
         # the protocol is resumed as soon as no more than that is left.
@@ -291,11 +289,17 @@ class Sending(State):
 
     def _fail_write(self, exc: BaseException) -> None:
         """End the connection: the peer has not got all that was written, and gets nothing of what comes after that."""
-        self._writing = False
-        self._first = self._rest = b""
-        self._more = None
-        self._more_size = 0
-        self._fatal_error(exc, "Fatal write error on socket transport")
+        self._writing = True  # so that nothing that is written from here on leaves
+        try:
+            self._fatal_error(exc, "Fatal write error on socket transport")
+        finally:  # whatever becomes of those who are told
+            self._force_close(exc)
+
+    def _on_interrupt(self) -> None:
+        """End the connection unless libuv has the rest: nobody knows how much has left, and a gap must not be."""
+        if not self._stream.writing:
+            self._writing = True
+            self._force_close(None)
 
     def _on_written(self, status: int) -> None:
         """Go on after the portion in flight has ended."""
@@ -311,17 +315,17 @@ class Sending(State):
             if self._conn_lost:
                 raise
             self._fail_write(exc)  # this is not said again
+        except BaseException:
+            if self._writing:
+                self._on_interrupt()
+            raise
 
     def _write_more(self, status: int) -> None:
         if status < 0:
             self._fail_write(uv.os_error(status))
             return
         if self._rest:
-            try:
-                self._send_later(self._rest)
-            except BaseException:
-                self._force_close(None)  # as in _flush()
-                raise
+            self._send_later(self._rest)
         else:
             self._writing = False
             self._flush()

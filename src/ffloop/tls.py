@@ -10,7 +10,7 @@ else there is goes asyncio's way. What costs there what it need not:
 * Reads and writes pass through methods of `ssl.SSLObject`, which only pass them on.
 * After each read and each write both sides' flow control looks at sizes that cannot have changed.
 * Each connection has 256 KiB to receive into, for as long as it lasts, though what comes goes to OpenSSL at once.
-* What was written is encrypted as a whole, and taken as a whole from OpenSSL: each time in new memory as large.
+* What was written leaves OpenSSL as a whole, in new memory as large, and not in pieces.
 """
 
 from asyncio import sslproto

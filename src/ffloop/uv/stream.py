@@ -132,13 +132,28 @@ class Stream(Handle):
             del in_flight[self._token]
             raise os_error(status)
 
+    @property
+    def writing(self) -> bool:
+        """Whether a `write` is in flight."""
+        return self._token in self._loop.in_flight
+
     def read_error(self) -> OSError | None:
         """Return the error that reading has met in the last poll, None if it has met none.
 
         The system tells of it once: whoever writes before its record comes learns only that the pipe is broken.
         """
+        return self._error_of(lib.FFLOOP_READ)
+
+    def write_error(self) -> OSError | None:
+        """Return the error with which the write in flight has ended in the last poll, None if with none.
+
+        The system tells of it once: whoever reads before its record comes, and after libuv, finds only the end.
+        """
+        return self._error_of(lib.FFLOOP_WRITE)
+
+    def _error_of(self, kind: int) -> OSError | None:
         c = self._loop.pointer()
-        key = self._token << lib.FFLOOP_KIND_BITS | lib.FFLOOP_READ
+        key = self._token << lib.FFLOOP_KIND_BITS | kind
         records = lib.ffloop_records(c)
         for record in records[0 : lib.ffloop_count(c)]:
             if record.key == key and record.status < 0 and record.status != EOF:

@@ -479,7 +479,8 @@ int connection_read_end(State *state, PyObject *self) {
   PyObject *protocol, *result;
   int keep_open;
 
-  if (loop == NULL || loop->debug != Py_False || part->protocol == NULL)
+  /* A write in flight may have met the reason for it. */
+  if (loop == NULL || loop->debug != Py_False || part->protocol == NULL || part->writing)
     return tell(PyObject_CallMethod(self, "_on_read_end", "i", (int) state->eof));
   protocol = Py_NewRef(part->protocol);
   result = PyObject_CallMethodNoArgs(protocol, state->str_eof_received);

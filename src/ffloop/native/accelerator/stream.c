@@ -39,18 +39,27 @@ int stream_fatal(PyObject *self, const char *message) {
  * for the whole what it has got, nor to get anything after it. -1 with the exception if it is let through.
  */
 static int stop_sending(PyObject *self) {
+  Part *part = part_of(self);
   int is_interrupt = is_let_through(), status;
   PyObject *exception = take_exception();
 
-  if (!is_interrupt) {
-    status = tell(PyObject_CallMethod(self, "_fail_write", "O", exception));
-    Py_XDECREF(exception);
-    return status;
+  if (is_interrupt) {
+    if (tell(PyObject_CallMethod(self, "_on_interrupt", NULL)) < 0)
+      PyErr_WriteUnraisable(self);
+    restore_exception(exception);
+    return -1;
   }
-  if (tell(PyObject_CallMethod(self, "_force_close", "O", Py_None)) < 0)
-    PyErr_WriteUnraisable(self);
-  restore_exception(exception);
-  return -1;
+  status = tell(PyObject_CallMethod(self, "_fail_write", "O", exception));
+  Py_XDECREF(exception);
+  if (status < 0 && part->conn_lost == 0) {
+    /* No memory for that either: now the system tells both sides, which needs none. */
+    long fd = stream_descriptor(part);
+
+    part->writing = 0;
+    if (fd >= 0)
+      shutdown((int) fd, SHUT_RDWR);
+  }
+  return status;
 }
 
 /* What was queued, from `sent` of `total` bytes on, goes to libuv as one object, which sends the rest. */
@@ -273,7 +282,7 @@ static int send_much(PyObject *self, PyObject *data) {
   if (status == 1 && sent < view.len) {
     PyObject *rest = PyBytes_FromStringAndSize((const char *) view.buf + sent, view.len - sent);
 
-    status = rest != NULL ? send_later(self, &rest, 1, view.len - sent, 0) : stream_fatal(self, WRITE_FAILED);
+    status = rest != NULL ? send_later(self, &rest, 1, view.len - sent, 0) : stop_sending(self);
     Py_XDECREF(rest);
   }
   PyBuffer_Release(&view); /* pause_writing() may resize it */
