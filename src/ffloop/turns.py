@@ -132,6 +132,7 @@ class PureTurns(BaseEventLoop):
             not skips
             or self._stopping
             or queue.dirty
+            or queue.sender  # the next turn's write is not this one's second
             or queue._batch is not None
             or self._selector.select is not queue.skippable
         ):
