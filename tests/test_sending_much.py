@@ -181,13 +181,16 @@ def when_called(name, act, caller=""):
     def hook(frame, event, arg):
         if event == "call" and frame.f_code.co_name == name and caller in ("", frame.f_back.f_code.co_name):
             sys.setprofile(None)
+            called.append(name)
             act()
 
+    called = []
     sys.setprofile(hook)
     try:
         yield
     finally:
-        assert sys.getprofile() is None, f"{name}() was not called"
+        sys.setprofile(None)
+    assert called == [name]
 
 
 METHODS = pytest.mark.parametrize("method", ["bytes", "bytearray", "writelines"])

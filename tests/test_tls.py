@@ -427,6 +427,17 @@ async def test_much_for_a_peer_that_has_gone_is_dropped_without_a_warning_for_ea
     assert "socket.send()" not in caplog.text
 
 
+async def test_a_reset_while_much_is_to_be_written_is_no_end(contexts):
+    protocol = Log()
+    async with Serving(contexts, protocol) as peer:
+        protocol.transport.write(bytes(8 << 20))  # more than the kernel takes
+        await asyncio.sleep(0.02)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.sock.close()
+        assert isinstance(await protocol.lost, ConnectionResetError)
+    assert "eof" not in protocol.told
+
+
 @pytest.mark.parametrize("size", [1, 1000, 16384, 30_000, 1 << 20])
 async def test_a_buffered_protocol_gets_all_in_portions_of_its_buffer(contexts, no_leaks, size):
     protocol = BufferLog(memoryview(bytearray(size)))

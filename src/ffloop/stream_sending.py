@@ -275,8 +275,10 @@ class Sending(State):
         return b"".join(pieces[gone:]), sent
 
     def _send_later(self, rest: bytes | memoryview) -> None:
-        """Have libuv send what the kernel has not taken. If this is interrupted, the caller calls `_on_interrupt`."""
-        self._writing = True
+        """Have libuv send what the kernel has not taken.
+
+        `_writing` is set by then. If this is interrupted, the caller calls `_on_interrupt`.
+        """
         # libuv says only when the whole of a write is done. It gets a portion that ends at the low-water mark, so that
         # the protocol is resumed as soon as no more than that is left.
         try:

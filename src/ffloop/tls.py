@@ -225,10 +225,13 @@ class SSLProtocol(sslproto.SSLProtocol):
 
     def _send_outgoing(self) -> None:
         outgoing, transport = self._outgoing, self._transport
-        while data := outgoing.read(BUFFER_SIZE):
+        if data := outgoing.read(BUFFER_SIZE):
             transport.write(data)
-            if outgoing.pending and getattr(transport, "_conn_lost", 0):
+        while outgoing.pending:
+            if getattr(transport, "_conn_lost", 0):
                 outgoing.read()  # nobody has it any more, and what is dropped counts as one write
+                return
+            transport.write(outgoing.read(BUFFER_SIZE))
 
     def _do_read__copied(self) -> None:
         read = self._decrypt
