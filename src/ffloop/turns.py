@@ -83,12 +83,14 @@ class PureTurns(BaseEventLoop):
                 timeout = 0
             elif scheduled:
                 timeout = max(0, scheduled[0]._when - self.time())
+            unwatched = Handle._run is HANDLE_RUN
             found = self._selector.select(timeout)
-            if found and not ready and found > 0 and Handle._run is HANDLE_RUN:
+            if found and not ready and found > 0 and unwatched:
                 # Nothing else is ready, and nobody looks: the batch need not queue up to be the first.
+                count = 0
                 if self._scheduled:
                     self._queue_due()
-                count = len(ready)
+                    count = len(ready)
                 queue.dispatch()
                 if not ready:
                     queue.many = True

@@ -469,20 +469,16 @@ def test_an_exception_raised_while_polling_loses_no_record(loop, monkeypatch):
     stream.read_start(lambda nread, offset: got.append(loop.received(nread, offset)))
     peer.send(b"kept")
 
-    class Interrupted:
-        size = 24
-        iter_unpack_whole = staticmethod(uv.loop.RECORD.iter_unpack)
-        calls = 0
+    run = uv.loop._run
 
-        def iter_unpack(self, buffer):
-            self.calls += 1
-            if self.calls == 1:
-                raise KeyboardInterrupt
-            return self.iter_unpack_whole(buffer)
+    def interrupted(c, nanoseconds):
+        run(c, nanoseconds)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(uv.loop, "RECORD", Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        loop.poll(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(uv.loop, "_run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.poll(1)
     assert loop.poll(0) == -1
     loop.dispatch()
     assert got == [b"kept"]

@@ -179,6 +179,7 @@ class Loop:
         self._mapped = length
         # Slicing costs as much as unpacking a record: most batches are small.
         self._small = [self._records[: RECORD.size * found] for found in range(17)]
+        self._one: Iterator[tuple[int, int, int]] | None = None  # for the next batch, if it is of one record
 
     def pointer(self) -> Any:
         """Return the C loop, for the constructors of handles; raises `ValueError` when it is closed."""
@@ -230,21 +231,27 @@ class Loop:
             self.flush()  # a signal's handler may have written
             if self.backlog:
                 nanoseconds = 0
+        # Before the wait whatever can be: after it, somebody waits for each instruction.
+        one = self._one or RECORD.iter_unpack(self._small[1])
+        self._one = None
+        runs = self._runs = self._runs + 1
         try:
             found: int = _run(self._c, nanoseconds)
             self.found = found
-            if 0 < found <= 16:
-                self._batch = RECORD.iter_unpack(self._small[found])
-            elif found:
-                self._take(found)
-            self._runs += 1
+            if found == 1:
+                self._batch = one
+            else:
+                self._one = one
+                if 0 < found <= 16:
+                    self._batch = RECORD.iter_unpack(self._small[found])
+                elif found:
+                    self._take(found)
             return found
         except BaseException:
             # A signal's handler has raised, or there was no memory, before libuv ran or after it. What it has brought
             # is not to be lost, and what it had brought before not to come twice: a record frees its addresses.
-            runs, known = lib.ffloop_runs(self._c), self._runs
-            self._runs = runs
-            if runs != known and self._batch is None:
+            self._runs = lib.ffloop_runs(self._c)
+            if self._runs == runs and self._batch is None:
                 self._take(lib.ffloop_count(self._c))
             raise
 
