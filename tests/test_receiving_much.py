@@ -9,6 +9,8 @@ import pytest
 
 import ffloop
 
+from .conftest import ffloop_only
+
 
 class Plain(asyncio.Protocol):
     """Counts what comes, and tells `received`, which may be replaced."""
@@ -311,3 +313,16 @@ async def test_what_is_written_on_receiving_leaves_in_order(kind):
             answer += piece
     assert answer == b"".join(b"%d." % number for number in range(next(numbers)))
     peer.close()
+
+
+@ffloop_only  # asyncio's read by the socket object alone
+@KINDS
+async def test_a_transport_reads_on_when_its_socket_object_has_let_go_of_the_descriptor(kind):
+    transport, protocol, peer, sent = await flooded(kind)
+    facts = transport.get_extra_info("socket")
+    protocol.received = lambda: facts._sock.close()
+    transport.resume_reading()
+    await until(lambda: protocol.count == sent)
+    assert facts.fileno() == -1
+    assert not protocol.ended.done()
+    await end(transport, protocol, peer)

@@ -6,11 +6,13 @@ twice in one of late, there is nothing to wait for, and `write()` sends.
 """
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .flow import as_bytes, set_unless_done
 from .stream_state import HIGH_WATER, LOW_WATER, State
+from .uv import CAN_WATCH
 
 FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
@@ -63,28 +65,33 @@ class Sending(State):
             self._more_size = more_size
         elif self._writing:
             self._first = data
-        elif size > self._flush_at:
-            self._first = data
-            self._loop._uv.dirty.append(self)  # for the end of the turn, if what comes below is interrupted
         else:
             loop = self._loop
             queue = loop._uv
-            if self._calm < CALM:
+            at_once = size > self._flush_at
+            if at_once:
+                pass
+            elif self._calm < CALM:
                 self._calm += 1
             elif not queue.sender:
-                if queue.found <= 1 and not loop._ready:
-                    queue.sender = id(self)  # a reference would keep it alive until the next poll
-                    self._first = data
-                    self._flush()  # the peer can work while whoever writes goes on
-                    if self._writing:
-                        self._maybe_pause_protocol()
-                    return
+                at_once = queue.found <= 1 and not loop._ready  # the peer can work while whoever writes goes on
             elif queue.sender == id(self):
                 self._calm = 0  # it has sent at once, and this is the turn's second write
+            if at_once:
+                queue.sender = id(self)  # a reference would keep it alive until the next poll
+            elif loop._thread_id is not None:  # else there is no turn whose end would do it
+                queue.dirty.append(self)
+                self._first = data
+                return
             self._first = data
-            queue.dirty.append(self)
-            if loop._thread_id is None:
-                self._flush()  # there is no turn whose end would do it
+            try:
+                self._flush()
+            finally:
+                if self._first:  # interrupted before it was sent: for the end of the turn
+                    queue.dirty.append(self)
+            if self._writing:
+                self._maybe_pause_protocol()
+            return
         if size > self._flush_at or self._writing:
             self._flush()
             if self._writing:
@@ -234,7 +241,8 @@ class Sending(State):
                 data, sent = self._send_pieces(data, self._more)
             else:
                 try:
-                    sent = self._stream.try_write(data)
+                    # uv.Stream.try_write, without its frame: this runs for every answer.
+                    sent = os.write(self._stream._fd, data) if CAN_WATCH else self._stream.try_write(data)
                 except (BlockingIOError, InterruptedError):
                     sent = 0
             if sent != len(data):

@@ -5,6 +5,7 @@ What each is for is said where it is set, in the constructor of `StreamTransport
 
 import asyncio
 import contextvars
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class State(Flow):
     _protocol_connected: bool
 
     # Receiving
+    _socket: socket.socket | None
     _buffered: bool
     _held: list[tuple[int, bytes]] | None
 
@@ -70,6 +72,10 @@ class State(Flow):
         """Call `callback` in the connection's context; in a copy when the protocol runs the loop from inside of it."""
         context = self._own_context
         (context.copy() if is_entered(context) else context).run(callback, *args)
+
+    def _borrow(self) -> socket.socket:
+        """Return the socket object on the stream's descriptor, made when it is first asked for."""
+        raise NotImplementedError
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         """Tell the protocol of the end, and close the stream."""

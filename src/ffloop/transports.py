@@ -68,6 +68,17 @@ class BorrowedSocket(socket.socket):
         self.detach()
 
 
+class StreamSocket(BorrowedSocket):
+    """The socket object of a stream transport, which may read by it itself."""
+
+    def detach(self) -> int:
+        """Let go of the descriptor, and return it; the transport goes on without."""
+        transport = self._transport() if self._transport is not None else None
+        if transport is not None and transport._socket is self:
+            transport._socket = None
+        return super().detach()
+
+
 class PureStreamTransport(Receiving, Sending, asyncio.Transport):
     """A connection. Follows https://docs.python.org/3/library/asyncio-protocol.html#transports.
 
@@ -121,7 +132,7 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         self._server: Server | None = None
         self._own_context = contextvars.copy_context() if context is None else context
         self._context: contextvars.Context | None = None  # the same, but None while nothing is to be received
-        self._socket: BorrowedSocket | None = None
+        self._socket = None
         self._held: list[tuple[int, bytes]] | None = None  # what came while nobody was to have it
         self._eof = False
         self._refusal: str | None = None  # why nothing may be written
@@ -274,10 +285,10 @@ class PureStreamTransport(Receiving, Sending, asyncio.Transport):
         borrowed = self._socket
         if borrowed is None:
             if self._stream.closed:
-                borrowed = BorrowedSocket()
+                borrowed = StreamSocket()
                 socket.close(borrowed.detach())
             else:
-                borrowed = BorrowedSocket(fileno=self._stream.fileno())
+                borrowed = StreamSocket(fileno=self._stream.fileno())
                 borrowed.settimeout(0)
                 borrowed._transport = weakref.ref(self)
                 self._stream.on_close = borrowed.detach
