@@ -315,6 +315,36 @@ async def test_what_is_written_on_receiving_leaves_in_order(kind):
     peer.close()
 
 
+@KINDS
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_has_answered_all_that_came_is_not_read_again_in_the_same_turn(kind, answers):
+    async def receive():
+        left, peer = socket.socketpair()
+        transport, protocol = await asyncio.get_running_loop().connect_accepted_socket(kind, left)
+        queue = asyncio.get_running_loop()._uv
+        turns = []
+
+        def received():
+            turns.append(queue.metrics().iterations)
+            if len(turns) < 40:
+                if len(turns) % 2 == 0 and answers:
+                    transport.write(b"thanks")
+                peer.send(bytes(60_000))
+
+        protocol.received = received
+        peer.send(bytes(60_000))
+        await until(lambda: len(turns) == 40)
+        await end(transport, protocol, peer)
+        return turns
+
+    turns = ffloop.run(receive())
+    afterwards = [turns[index] - turns[index - 1] for index in range(2, 40, 2)]
+    if answers:
+        assert min(afterwards) == 1
+    else:
+        assert min(afterwards) == 0  # not each time: a busy machine may let the time for that pass
+
+
 @ffloop_only  # asyncio's read by the socket object alone
 @KINDS
 async def test_a_transport_reads_on_when_its_socket_object_has_let_go_of_the_descriptor(kind):

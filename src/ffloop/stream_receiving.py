@@ -128,6 +128,7 @@ class Receiving(State):
                 return
             again = len(data) > MUCH and self._loop._uv.found <= 1
             if again:
+                is_all = len(data) < size
                 until = until or monotonic() + LONGEST_READING
             elif data and len(data) < LARGE // 2:
                 self._receive()
@@ -143,17 +144,23 @@ class Receiving(State):
                     self._set_aside(len(data) or uv.EOF, data)
                 else:
                     self._on_failed_delivery(exc)
-            if not again or self._buffered or not self._may_read_on(until):
+            if not again or self._buffered or not self._may_read_on(until, is_all):
                 return
             data = b""  # its memory is still in the cache: for what comes next
             size = NEXT_SIZE
 
-    def _may_read_on(self, until: float) -> bool:
-        """Return whether to read once more in this turn: there is nothing else to do by then, and somebody wants it."""
+    def _may_read_on(self, until: float, is_all: bool) -> bool:
+        """Return whether to read once more in this turn: there is nothing else to do by then, and somebody wants it.
+
+        is_all: whether there was no more than what was read last. Who has answered that is not sent more so soon.
+        """
         loop = self._loop
+        queue = loop._uv
+        if is_all and (queue.sender == id(self) or (queue.dirty and queue.dirty[-1] is self)):
+            return False
         if monotonic() > until:
             return False
-        loop._uv.flush()  # what was written meanwhile, by whomever, does not wait for this
+        queue.flush()  # what was written meanwhile, by whomever, does not wait for this
         if self._context is None or self._held or loop._stopping or loop._ready:
             return False
         scheduled = loop._scheduled
@@ -298,10 +305,11 @@ class Receiving(State):
             if not size:
                 self._on_read_end(uv.EOF)
                 return
-            buffer = None  # a view that is left would keep get_buffer() from resizing what it is of
             again = size > MUCH and self._loop._uv.found <= 1
             if again:
+                is_all = size < (NEXT_SIZE if reads else len(buffer))
                 until = until or monotonic() + LONGEST_READING
+            buffer = None  # a view that is left would keep get_buffer() from resizing what it is of
             try:
                 protocol.buffer_updated(size)
             except (SystemExit, KeyboardInterrupt):
@@ -312,7 +320,7 @@ class Receiving(State):
             if not again or protocol is not self._protocol:
                 return
             reads += 1
-            if reads == MOST_READS or not self._may_read_on(until):
+            if reads == MOST_READS or not self._may_read_on(until, is_all):
                 return
 
     def _on_failed_fill(self, exc: BaseException, buffer: Any) -> None:

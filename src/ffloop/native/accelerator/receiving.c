@@ -136,8 +136,9 @@ static int is_to_wait(int error) {
 }
 
 /* Reads `most` bytes into the protocol's buffer, inside of the connection's context. Returns how many that was, if any have come and the
- * protocol has taken them, else 0; -1 with an exception. *until: how long reading may go on, set if it is 0 and much has come. */
-static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t most, int64_t *until) {
+ * protocol has taken them, else 0; -1 with an exception. *is_all: whether there was room for more. *until: how long reading may go on, set
+ * if it is 0 and much has come. */
+static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t most, int *is_all, int64_t *until) {
   PyObject *minus_one = PyLong_FromLong(-1), *buffer = NULL, *count;
   Py_buffer view;
   Py_ssize_t length;
@@ -187,20 +188,28 @@ static ssize_t fill(State *state, PyObject *self, PyObject *protocol, size_t mos
     return stream_fatal(self, READ_FAILED);
   if (nread > MUCH && *until == 0)
     *until = monotonic_ns() + LONGEST_READING;
+  *is_all = (size_t) nread < most;
   error = tell(PyObject_CallMethodOneArg(protocol, state->str_buffer_updated, count));
   Py_DECREF(count);
   return error == 0 ? nread : stream_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
 }
 
-/* Whether to read once more in this turn, in that way: there is nothing else to do by then, and somebody wants it. -1 with an exception. */
-static int may_read_on(State *state, PyObject *self, int way, int64_t until) {
+/* Whether to read once more in this turn, in that way: there is nothing else to do by then, and somebody wants it. -1 with an exception.
+ * is_all: whether there was no more than what was read last. Who has answered that is not sent more so soon. */
+static int may_read_on(State *state, PyObject *self, int way, int is_all, int64_t until) {
   const Part *part = part_of(self);
   EventLoop *loop = loop_of(state, self);
+  const Ready *dirty;
   Py_ssize_t timers;
   double when, now;
   int own;
 
-  if (loop == NULL || loop->queue == NULL || loop->queue->count > 1 || monotonic_ns() > until)
+  if (loop == NULL || loop->queue == NULL || loop->queue->count > 1)
+    return 0;
+  dirty = loop->queue->dirty;
+  if (is_all && dirty->length > 0 && ready_peek(dirty, dirty->length - 1) == self)
+    return 0;
+  if (monotonic_ns() > until)
     return 0;
   /* What was written meanwhile, by whomever, does not wait for this. */
   if (queue_flush(loop->queue) < 0)
@@ -220,14 +229,14 @@ static int may_read_on(State *state, PyObject *self, int way, int64_t until) {
 /* Fills the protocol's buffer, again and again while much comes. */
 static int fill_on(State *state, PyObject *self, PyObject *protocol) {
   int64_t until = 0;
-  int reads = 0, status;
+  int reads = 0, is_all = 0, status;
 
   do {
-    ssize_t received = fill(state, self, protocol, reads == 0 ? SIZE_MAX : NEXT_SIZE, &until);
+    ssize_t received = fill(state, self, protocol, reads == 0 ? SIZE_MAX : NEXT_SIZE, &is_all, &until);
 
     if (received <= MUCH || ++reads == MOST_READS || part_of(self)->protocol != protocol)
       return received < 0 ? -1 : 0;
-    status = may_read_on(state, self, FILL, until);
+    status = may_read_on(state, self, FILL, is_all, until);
   } while (status > 0);
   return status;
 }
@@ -301,13 +310,14 @@ static int read_on(State *state, PyObject *self, int64_t nread, int64_t offset) 
   if (!part_of(self)->reading)
     return 0; /* it stays in the kernel */
   do {
-    ssize_t received = read_piece(state, self, reads == 0 ? READ_SIZE : NEXT_SIZE);
+    Py_ssize_t most = reads == 0 ? READ_SIZE : NEXT_SIZE;
+    ssize_t received = read_piece(state, self, most);
 
     if (received <= MUCH || ++reads == MOST_READS)
       return received < 0 ? -1 : 0;
     if (until == 0)
       until = monotonic_ns() + LONGEST_READING;
-    status = may_read_on(state, self, READ, until);
+    status = may_read_on(state, self, READ, received < most, until);
   } while (status > 0);
   return status;
 }
