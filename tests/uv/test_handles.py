@@ -868,3 +868,14 @@ def test_a_stream_can_be_closed_as_soon_as_the_loop_knows_it(monkeypatch):
         loop.close()
         right.settimeout(10)
         assert right.recv(1) == b""
+
+
+@pytest.mark.parametrize("loop", ["binding"], indirect=True)
+def test_a_loop_keeps_no_memoryview(loop):
+    # Before 3.12.2 CPython crashes when it collects one, in whatever order, that an iterator or a write still uses.
+    loop.wake()
+    assert loop.poll(1) == 1
+    kept = [vars(loop), *filter(lambda value: isinstance(value, list), vars(loop).values())]
+    values = [value for found in kept for value in (found.values() if isinstance(found, dict) else found)]
+    assert not [value for value in values if isinstance(value, memoryview)]
+    loop.dispatch()

@@ -175,10 +175,11 @@ class Loop:
     def _map_records(self, length: int) -> None:
         """Make views of the first records; the array holds `length` of them or more, and moves when it grows."""
         self._array = lib.ffloop_records(self._c)
-        self._records = memoryview(ffi.buffer(self._array, RECORD.size * length))
+        # No memoryview, which crashes CPython before 3.12.2 if it is collected while an iterator uses it.
+        self._records = ffi.buffer(self._array, RECORD.size * length)
         self._mapped = length
-        # Slicing costs as much as unpacking a record: most batches are small.
-        self._small = [self._records[: RECORD.size * found] for found in range(17)]
+        # Slicing copies, and costs as much as unpacking a record: most batches are small.
+        self._small = [ffi.buffer(self._array, RECORD.size * found) for found in range(17)]
         self._one: Iterator[tuple[int, int, int]] | None = None  # for the next batch, if it is of one record
 
     def pointer(self) -> Any:
