@@ -6,13 +6,11 @@ twice in one of late, there is nothing to wait for, and `write()` sends.
 """
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any
 
 from . import uv
 from .flow import as_bytes, set_unless_done
 from .stream_state import HIGH_WATER, LOW_WATER, State
-from .uv import CAN_WATCH
 
 FLUSH_AT = 32 * 1024
 """Queued bytes at which a transport does not wait for the end of the turn."""
@@ -68,21 +66,19 @@ class Sending(State):
         else:
             loop = self._loop
             queue = loop._uv
-            at_once = size > self._flush_at
-            if at_once:
-                pass
-            elif self._calm < CALM:
-                self._calm += 1
-            elif not queue.sender:
-                at_once = queue.found <= 1 and not loop._ready  # the peer can work while whoever writes goes on
-            elif queue.sender == id(self):
-                self._calm = 0  # it has sent at once, and this is the turn's second write
-            if at_once:
-                queue.sender = id(self)  # a reference would keep it alive until the next poll
-            elif loop._thread_id is not None:  # else there is no turn whose end would do it
+            at_once = size > self._flush_at or loop._thread_id is None  # then there is no turn whose end would do it
+            if not at_once:
+                if self._calm < CALM:
+                    self._calm += 1
+                elif not queue.sender:
+                    at_once = queue.found <= 1 and not loop._ready  # the peer can work while whoever writes goes on
+                elif queue.sender == id(self):
+                    self._calm = 0  # it has sent at once, and this is the turn's second write
+            if not at_once:
                 queue.dirty.append(self)
                 self._first = data
                 return
+            queue.sender = id(self)  # a reference would keep it alive until the next poll
             self._first = data
             try:
                 self._flush()
@@ -241,8 +237,7 @@ class Sending(State):
                 data, sent = self._send_pieces(data, self._more)
             else:
                 try:
-                    # uv.Stream.try_write, without its frame: this runs for every answer.
-                    sent = os.write(self._stream._fd, data) if CAN_WATCH else self._stream.try_write(data)
+                    sent = self._stream.try_write(data)
                 except (BlockingIOError, InterruptedError):
                     sent = 0
             if sent != len(data):

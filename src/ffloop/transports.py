@@ -40,8 +40,12 @@ class BorrowedSocket(socket.socket):
 
     _transport: "weakref.ref[Any] | None" = None
 
+    def _owner(self) -> Any:
+        """Return the transport, None where there is none any more."""
+        return self._transport() if self._transport is not None else None
+
     def _flush(self) -> None:
-        transport = self._transport() if self._transport is not None else None
+        transport = self._owner()
         if transport is not None:
             transport._flush()
 
@@ -73,7 +77,7 @@ class StreamSocket(BorrowedSocket):
 
     def detach(self) -> int:
         """Let go of the descriptor, and return it; the transport goes on without."""
-        transport = self._transport() if self._transport is not None else None
+        transport = self._owner()
         if transport is not None and transport._socket is self:
             transport._socket = None
         return super().detach()

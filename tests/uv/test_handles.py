@@ -875,7 +875,7 @@ def test_a_loop_keeps_no_memoryview(loop):
     # Before 3.12.2 CPython crashes when it collects one, in whatever order, that an iterator or a write still uses.
     loop.wake()
     assert loop.poll(1) == 1
-    kept = [vars(loop), *filter(lambda value: isinstance(value, list), vars(loop).values())]
-    values = [value for found in kept for value in (found.values() if isinstance(found, dict) else found)]
-    assert not [value for value in values if isinstance(value, memoryview)]
+    kept = list(vars(loop).values())
+    kept += [item for value in kept if isinstance(value, list) for item in value]
+    assert not [value for value in kept if isinstance(value, memoryview)]
     loop.dispatch()

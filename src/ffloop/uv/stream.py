@@ -84,8 +84,8 @@ class Stream(Handle):
         descriptor (EBADF) on a closed stream.
         """
         if CAN_WATCH:
-            # While libuv has nothing queued, its uv_try_write is a write(2), to which this is the shorter way (measured
-            # with 1 KiB: 450 ns less than through CFFI).
+            # While libuv has nothing queued, its uv_try_write is a write(2). The shorter way there counts: this runs
+            # for every answer (measured with 1 KiB: 450 ns less than through CFFI).
             return os.write(self._fd, data)
         if self._c is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
